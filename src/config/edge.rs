@@ -1,0 +1,143 @@
+//! The checked configuration of `edge`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::values::{AdminListen, Drain, HostPattern, Log, TunnelIdentity, TunnelLimits};
+
+/// Everything `edge run` needs to know.
+#[derive(Clone, Debug)]
+pub struct EdgeConfig {
+    /// This PoP's name: tunnel identity, `Via` and `Proxy-Status`.
+    pub name: String,
+    /// Threads that carry requests, each with its own sockets. Default: the number of cores.
+    pub workers: usize,
+    /// Client addresses: UDP for HTTP/3, TCP for HTTP/2 and HTTP/1.1. Port 0 picks one port for both.
+    pub listen: Vec<SocketAddr>,
+    /// Admin listener; none unless configured.
+    pub admin: Option<AdminListen>,
+    /// Folder for keys that must survive a restart (stateless reset, CID, tokens). Default: fresh keys each start.
+    pub state_dir: Option<PathBuf>,
+    /// Peers whose Forwarded and X-Forwarded-* fields are believed.
+    pub trusted: Vec<IpNet>,
+    /// Site certificates; the first is the default when SNI matches none.
+    pub certificates: Vec<TlsCertificate>,
+    /// The tunnel side.
+    pub tunnel: EdgeTunnel,
+    /// What is served.
+    pub services: Vec<EdgeService>,
+    /// Bounds on clients.
+    pub limits: Limits,
+    /// HTTP/3 and how it is announced.
+    pub http3: Http3,
+    /// Orderly end.
+    pub drain: Drain,
+    /// Logging.
+    pub log: Log,
+}
+
+/// A site certificate chain and its key (PEM files).
+#[derive(Clone, Debug)]
+pub struct TlsCertificate {
+    /// Certificate chain, leaf first.
+    pub cert: PathBuf,
+    /// Private key.
+    pub key: PathBuf,
+}
+
+/// The edge's end of the tunnels.
+#[derive(Clone, Debug)]
+pub struct EdgeTunnel {
+    /// UDP address that origins dial.
+    pub listen: SocketAddr,
+    /// Certificate, key, CA.
+    pub identity: TunnelIdentity,
+    /// Bounds.
+    pub limits: TunnelLimits,
+}
+
+/// A name that routes lead to and origins register for.
+#[derive(Clone, Debug)]
+pub struct EdgeService {
+    /// The name, as in a gateway's certificate and registration.
+    pub name: String,
+    /// Hosts that lead here.
+    pub hosts: Vec<HostPattern>,
+    /// From the request's end to the response head. Default 60 s.
+    pub response_timeout: Duration,
+}
+
+/// Bounds on what clients may use. Each has a metric.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Client connections of all protocols, per process. Default 20,000; more are refused.
+    pub connections_max: usize,
+    /// QUIC and TLS handshakes under way, per worker. Default 1,000; more are refused.
+    pub handshakes_max: usize,
+    /// Handshakes under way from which on QUIC clients must validate their address (Retry). Default 64.
+    pub retry_threshold: usize,
+    /// Requests at once per client connection. Default 128.
+    pub streams_max: u32,
+    /// Stream resets by a client on one connection, beyond half of its requests, before it is closed
+    /// (H3_EXCESSIVE_LOAD, ENHANCE_YOUR_CALM). Default 100.
+    pub resets_max: u32,
+    /// Fields in a request. Default 100; more get 431.
+    pub fields_max: usize,
+    /// Size of a field section as RFC 9114 section 4.2.2 counts it, bytes. Default 32 KiB; more get 431.
+    pub field_section_max: usize,
+    /// From a request's first byte to its last header byte; also the TLS handshake. Default 10 s.
+    pub header_timeout: Duration,
+    /// A connection without requests. Default 60 s.
+    pub idle_timeout: Duration,
+    /// A body that makes no progress in either direction while more is due. Default 60 s.
+    pub body_timeout: Duration,
+    /// A whole request, WebSockets and event streams included; none by default.
+    pub total_timeout: Option<Duration>,
+    /// QUIC and HTTP/2 stream receive window, bytes. Default 256 KiB.
+    pub stream_window: u32,
+    /// QUIC and HTTP/2 connection receive window, bytes: memory one client can pin with uploads. Default 4 MiB.
+    pub connection_window: u32,
+    /// Bytes queued towards one client connection before its requests wait. Default 1 MiB.
+    pub send_window: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections_max: 20_000,
+            handshakes_max: 1_000,
+            retry_threshold: 64,
+            streams_max: 128,
+            resets_max: 100,
+            fields_max: 100,
+            field_section_max: 32 << 10,
+            header_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(60),
+            body_timeout: Duration::from_secs(60),
+            total_timeout: None,
+            stream_window: 256 << 10,
+            connection_window: 4 << 20,
+            send_window: 1 << 20,
+        }
+    }
+}
+
+/// HTTP/3 and its announcement (RFC 7838).
+#[derive(Clone, Debug)]
+pub struct Http3 {
+    /// Whether UDP is served at all. Default true.
+    pub enabled: bool,
+    /// `ma` of Alt-Svc. Default 24 h; zero: no Alt-Svc.
+    pub alt_svc_max_age: Duration,
+    /// Port in Alt-Svc where clients see another one than is bound (port forwarding).
+    pub alt_svc_port: Option<u16>,
+}
+
+impl Default for Http3 {
+    fn default() -> Self {
+        Self { enabled: true, alt_svc_max_age: Duration::from_secs(86_400), alt_svc_port: None }
+    }
+}

@@ -1,0 +1,3 @@
+//! The PoP: terminates client connections and carries their requests to origins through tunnels.
+
+pub mod listener;

@@ -1,0 +1,1 @@
+//! HTTP fields that every hop must treat alike (RFC 9110).

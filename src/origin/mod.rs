@@ -1,0 +1,1 @@
+//! The gateway side: dials PoPs, keeps tunnels to them, and turns exchanges into upstream requests.

@@ -1,0 +1,6 @@
+//! Stage 6, shared by both ends: one protocol between `edge` and `origin` in three layers, each ignorant of the one
+//! above: link (one QUIC connection), exchange (a resumable pair of byte streams), message (HTTP on an exchange).
+//!
+//! Imports neither `edge` nor `origin`.
+
+pub mod message;

@@ -14,6 +14,7 @@
 
 pub mod clock;
 pub mod config;
+pub mod crypto;
 pub mod edge;
 pub mod fault;
 pub mod fields;

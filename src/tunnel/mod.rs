@@ -3,4 +3,5 @@
 //!
 //! Imports neither `edge` nor `origin`.
 
+pub mod identity;
 pub mod message;

@@ -5,10 +5,13 @@
 
 mod edge;
 mod origin;
+mod raw;
+mod report;
 mod values;
 
 pub use edge::{EdgeConfig, EdgeService, EdgeTunnel, Http3, Limits, TlsCertificate};
 pub use origin::{
     OriginConfig, OriginService, OriginTunnel, PopAddress, Upstream, UpstreamLimits, UpstreamScheme, UpstreamTarget,
 };
+pub use report::Errors;
 pub use values::{AdminListen, Drain, HostPattern, Log, LogFormat, TunnelIdentity, TunnelLimits};

@@ -52,7 +52,7 @@ struct Issue {
     #[command(flatten)]
     subject: SubjectArgs,
     /// Services that the gateway may serve.
-    #[arg(long = "service", value_name = "NAME", num_args = 1.., requires = "gateway")]
+    #[arg(long = "service", value_name = "NAME", num_args = 1.., requires = "gateway", conflicts_with_all = ["pop", "hosts"])]
     services: Vec<String>,
     /// Days that the certificate is valid.
     #[arg(long, default_value_t = ca::DAYS, value_parser = clap::value_parser!(u32).range(1..=i64::from(ca::DAYS_MAX)))]

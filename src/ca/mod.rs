@@ -117,12 +117,12 @@ pub fn issue(dir: &Path, out: &Path, subject: &Subject, days: u32) -> Result<Iss
         return Err(CaError::Days(days));
     }
     let (file, leaf) = leaf(subject)?;
-    files::folder(out)?;
     let authority = match subject {
         Subject::Site { .. } => site_authority(dir)?,
         Subject::Pop { .. } | Subject::Gateway { .. } => Authority::open(dir, TUNNEL_CA)?,
     };
     let made = authority.sign(&leaf, days)?;
+    files::folder(out)?;
     write_pair(out, file, &made.cert, &made.key)
 }
 

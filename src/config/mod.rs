@@ -1,7 +1,8 @@
 //! Configuration: raw (what was typed) to checked (what the rest of the program sees).
 //!
 //! Unknown keys are refused; every error of a file is reported at once with file, line, caret and what is allowed.
-//! Paths are relative to the file. Nothing outside this module parses configuration.
+//! Paths are relative to the file. Nothing outside this module parses configuration. Every key, its default and its
+//! meaning: `examples/all-keys`.
 
 mod edge;
 mod origin;

@@ -50,17 +50,6 @@ impl Errors {
         self.problems.len()
     }
 
-    /// `line:column: message` of each error, without excerpts.
-    pub fn messages(&self) -> impl Iterator<Item = String> + '_ {
-        self.problems.iter().map(|problem| match &problem.span {
-            Some(span) => {
-                let place = Place::of(&self.text, span);
-                format!("{}:{}: {}", place.line, place.column, printable(&problem.message))
-            }
-            None => printable(&problem.message),
-        })
-    }
-
     fn problem(&self, f: &mut fmt::Formatter<'_>, problem: &Problem) -> fmt::Result {
         let file = printable(&self.file);
         let message = printable(&problem.message);
@@ -68,7 +57,8 @@ impl Errors {
             Some(span) => {
                 let place = Place::of(&self.text, span);
                 writeln!(f, "{file}:{}:{}: {message}", place.line, place.column)?;
-                place.excerpt(f)?
+                // What the file as a whole lacks is nowhere in it.
+                if problem.missing && span.is_empty() { 1 } else { place.excerpt(f)? }
             }
             None => {
                 writeln!(f, "{file}: {message}")?;

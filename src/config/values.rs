@@ -54,7 +54,8 @@ pub enum LogFormat {
     Json,
 }
 
-/// A host that a route serves: exact (`www.example.com`) or one wildcard label (`*.example.org`), lower case.
+/// A host that a route serves: exact (`www.example.com`, `192.0.2.7`, `[2001:db8::7]` with its brackets and in the
+/// shortest spelling) or everything below one (`*.example.org`), lower case, without port.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum HostPattern {
     /// Exactly this host.

@@ -2,14 +2,14 @@
 //!
 //! Called by `EdgeConfig`. Holds the ranges of its keys; the defaults are those of the checked structs.
 
-use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::files::{folder, pair};
+use super::item::{Item, Seen, each, flag, once, some};
 use super::names::{admin, host_pattern, name, network, socket};
 use super::numbers::{LONGEST, SHORTEST, duration, number, show_size, size};
-use super::section::{Item, Section, Seen, each, flag, once, some};
+use super::section::Section;
 use super::shared::{drain, log, tunnel_identity, tunnel_limits, workers};
 use crate::config::{EdgeConfig, EdgeService, EdgeTunnel, HostPattern, Http3, Limits, TlsCertificate};
 use crate::tunnel::identity::Identity;
@@ -17,7 +17,7 @@ use crate::tunnel::identity::Identity;
 /// Everything; none if anything that must be there is missing or wrong.
 pub fn edge(top: &mut Section<'_>) -> Option<EdgeConfig> {
     let name = top.required("name", "\"pop-a\"", name);
-    let listen = top.required("listen", "[\"[::]:443\"]", some(socket)).map(|all| without_twins(top, all));
+    let listen = top.required("listen", "[\"[::]:443\"]", some(listen_once(&Seen::default())));
     let workers = workers(top);
     let admin = top.optional("admin", admin);
     let state_dir = top.optional("state_dir", folder);
@@ -47,12 +47,11 @@ pub fn edge(top: &mut Section<'_>) -> Option<EdgeConfig> {
 }
 
 /// Two sockets cannot have one address; port 0 gives a fresh port to each.
-fn without_twins(top: &Section<'_>, listen: Vec<SocketAddr>) -> Vec<SocketAddr> {
-    let mut seen = HashSet::new();
-    if let Some(twin) = listen.iter().find(|address| address.port() != 0 && !seen.insert(**address)) {
-        top.conflict("listen", format!("`{twin}` is there twice"), "each address only once".into());
+fn listen_once<'a>(seen: &Seen<SocketAddr>) -> impl Fn(&Item<'a>) -> Option<SocketAddr> {
+    |item| {
+        let address = socket(item)?;
+        if address.port() == 0 { Some(address) } else { once(seen, |_| Some(address))(item) }
     }
-    listen
 }
 
 /// `[tls]`: `cert` and `key`, or `[[tls.certificate]]` tables, or both.

@@ -12,7 +12,8 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
-use super::section::{Item, Section};
+use super::item::Item;
+use super::section::Section;
 
 /// Largest certificate or key file, bytes.
 const PEM_MAX: u64 = 4 << 20;

@@ -6,11 +6,14 @@
 
 mod edge;
 mod files;
+mod item;
 mod names;
 mod numbers;
 mod origin;
 mod section;
 mod shared;
+mod syntax;
+mod unknown;
 
 use std::cell::RefCell;
 use std::fs::File;
@@ -22,7 +25,9 @@ use toml::de::DeTable;
 
 pub(super) use self::edge::edge;
 pub(super) use self::origin::origin;
-use self::section::{Section, Unknown};
+use self::section::Section;
+use self::syntax::{Lines, with_syntax};
+use self::unknown::Unknown;
 use super::report::{Errors, Problem};
 
 /// Largest configuration file, bytes.
@@ -52,10 +57,10 @@ pub(super) fn parse<T>(
     walk: fn(&mut Section<'_>) -> Option<T>,
 ) -> Result<T, Errors> {
     let (table, syntax) = DeTable::parse_recoverable(text);
-    let sheet =
-        Sheet { text, base, problems: RefCell::default(), asked: RefCell::default(), unknown: RefCell::default() };
+    let sheet = Sheet::new(text, base);
     let checked = walk(&mut Section::top(&sheet, table.get_ref()));
-    let problems = with_syntax(text, &syntax, sheet.into_problems());
+    let (problems, lines) = sheet.into_problems();
+    let problems = with_syntax(&lines, &syntax, problems);
     match checked {
         Some(checked) if problems.is_empty() => Ok(checked),
         _ => Err(Errors::new(file, text, problems)),
@@ -66,13 +71,20 @@ pub(super) fn parse<T>(
 pub(in crate::config) struct Sheet<'a> {
     text: &'a str,
     base: &'a Path,
+    lines: Lines,
     problems: RefCell<Vec<Problem>>,
     /// Every key that some table may have, with the table's title.
     asked: RefCell<Vec<(String, &'static str)>>,
     unknown: RefCell<Vec<Unknown>>,
 }
 
-impl Sheet<'_> {
+impl<'a> Sheet<'a> {
+    fn new(text: &'a str, base: &'a Path) -> Self {
+        let lines = Lines::of(text);
+        let (problems, asked, unknown) = Default::default();
+        Self { text, base, lines, problems, asked, unknown }
+    }
+
     fn record(&self, span: Range<usize>, message: String, notes: Vec<String>) {
         self.problems.borrow_mut().push(Problem { span: Some(span), message, notes, missing: false });
     }
@@ -81,58 +93,10 @@ impl Sheet<'_> {
         self.problems.borrow_mut().push(Problem { span: Some(span), message, notes, missing: true });
     }
 
-    /// The line, from 1, that a byte is on.
-    fn line(&self, at: usize) -> usize {
-        line(self.text, at)
-    }
-
-    fn into_problems(self) -> Vec<Problem> {
+    fn into_problems(self) -> (Vec<Problem>, Lines) {
         let mut problems = self.problems.into_inner();
         let asked = self.asked.into_inner();
         problems.extend(self.unknown.into_inner().into_iter().map(|unknown| unknown.problem(&asked)));
-        problems
+        (problems, self.lines)
     }
-}
-
-fn line(text: &str, at: usize) -> usize {
-    text.bytes().take(at).filter(|byte| *byte == b'\n').count() + 1
-}
-
-/// Joins syntax errors and the others. After a syntax error the parser guesses, so what rests on a guess is left out:
-/// anything on the line of a syntax error or after the first one that shifts the structure, and missing keys.
-fn with_syntax(text: &str, syntax: &[toml::de::Error], mut problems: Vec<Problem>) -> Vec<Problem> {
-    if syntax.is_empty() {
-        return problems;
-    }
-    let mut faults: Vec<(usize, Range<usize>, &toml::de::Error)> = syntax
-        .iter()
-        .map(|error| {
-            let span = error.span().unwrap_or(0..0);
-            (line(text, span.start), span, error)
-        })
-        .collect();
-    faults.sort_by_key(|(_, span, _)| span.start);
-    faults.dedup_by_key(|(line, _, _)| *line);
-    let trusted =
-        faults.iter().find(|(_, _, error)| shifts_structure(error)).map_or(text.len(), |(_, span, _)| span.start);
-    problems.retain(|problem| {
-        let at = problem.span.as_ref().map_or(0, |span| span.start);
-        let here = line(text, at);
-        !problem.missing && at < trusted && faults.iter().all(|(line, _, _)| *line != here)
-    });
-    problems.extend(faults.into_iter().map(|(_, span, error)| Problem {
-        span: Some(span),
-        message: error.message().to_owned(),
-        notes: Vec::new(),
-        missing: false,
-    }));
-    problems
-}
-
-/// False for errors inside one value or of one key, after which the parser goes on as if nothing had happened.
-fn shifts_structure(error: &toml::de::Error) -> bool {
-    let message = error.message();
-    !["string values must be quoted", "duplicate key", "missing escaped value"]
-        .iter()
-        .any(|local| message.starts_with(local))
 }

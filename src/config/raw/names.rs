@@ -1,6 +1,6 @@
 //! Names and addresses: nodes, hosts, sockets, networks, PoPs, upstreams, log filters.
 //!
-//! Called by the walks. Each is a value parser for [`super::section`]: it records what is wrong itself. Nothing is
+//! Called by the walks. Each is a value parser as [`super::item`] describes: it records what is wrong itself. Nothing is
 //! resolved here: a name that does not resolve now may do so later.
 
 use std::net::{IpAddr, SocketAddr};
@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use tracing_subscriber::EnvFilter;
 
 use super::files::resolve;
-use super::section::Item;
+use super::item::Item;
 use crate::config::{AdminListen, HostPattern, LogFormat, PopAddress, Upstream, UpstreamScheme, UpstreamTarget};
 use crate::tunnel::identity::{NAME_RULE, is_name};
 

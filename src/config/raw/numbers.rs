@@ -1,6 +1,6 @@
 //! Numbers with and without units: whole numbers, durations, sizes.
 //!
-//! Called by the walks. Each is a value parser for [`super::section`]: it records what is wrong itself.
+//! Called by the walks. Each is a value parser as [`super::item`] describes: it records what is wrong itself.
 
 use std::fmt::Display;
 use std::ops::RangeInclusive;
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use toml::de::DeValue;
 
-use super::section::Item;
+use super::item::Item;
 
 const SECOND: u64 = 1_000;
 const MINUTE: u64 = 60 * SECOND;
@@ -33,7 +33,7 @@ where
     move |item| {
         let allowed = format!("a whole number from {} to {}", range.start(), range.end());
         if !item.value.get_ref().is_integer() {
-            return item.refuse(format!("`{}` must be an integer, not {}", item.key, item.kind()), allowed);
+            return item.refuse_type("an integer", allowed);
         }
         match integer(item).and_then(|number| T::try_from(number).ok()).filter(|number| range.contains(number)) {
             Some(number) => Some(number),

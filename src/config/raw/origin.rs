@@ -3,20 +3,25 @@
 //! Called by `OriginConfig`. Holds the ranges of its keys; the defaults are those of the checked structs.
 
 use super::files::certificates;
+use super::item::{Seen, once, some};
 use super::names::{admin, authority, name, pop_address, tls_name, upstream};
 use super::numbers::{LONGEST, SHORTEST, duration, number, size};
-use super::section::{Section, Seen, once, some};
+use super::section::Section;
 use super::shared::{drain, log, tunnel_identity, tunnel_limits, workers};
 use crate::config::origin::{BACKOFF_MAX, DIAL_TIMEOUT, LINKS, POPS_WANTED};
 use crate::config::{OriginConfig, OriginService, OriginTunnel, UpstreamLimits};
 use crate::tunnel::identity::Identity;
+
+/// More PoPs than anyone names.
+const POPS_MAX: usize = 1_000;
 
 /// Everything; none if anything that must be there is missing or wrong.
 pub fn origin(top: &mut Section<'_>) -> Option<OriginConfig> {
     let name = top.required("name", "\"gw-1\"", name);
     let seen = Seen::default();
     let pops = top.required("pops", "[\"pop-a.example.net:7844\"]", some(once(&seen, pop_address)));
-    let count = pops.as_ref().map_or(usize::MAX, Vec::len);
+    // If the PoPs are wrong, how many of them are wanted cannot be.
+    let count = pops.as_ref().map_or(POPS_MAX, Vec::len);
     let pops_wanted = top.or("pops_wanted", POPS_WANTED.min(count), number(1..=count));
     let workers = workers(top);
     let admin = top.optional("admin", admin);

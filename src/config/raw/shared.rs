@@ -7,9 +7,10 @@ use std::thread::available_parallelism;
 use std::time::Duration;
 
 use super::files::{certificates, pair};
+use super::item::flag;
 use super::names::{log_filter, log_format};
 use super::numbers::{LONGEST, SHORTEST, duration, number, size};
-use super::section::{Section, flag};
+use super::section::Section;
 use crate::config::{Drain, Log, TunnelIdentity, TunnelLimits};
 use crate::tunnel::identity::{Identity, identity};
 
@@ -56,18 +57,23 @@ pub(super) fn tunnel_identity(
     let pair = pair(section, &format!("{file}.pem"), &format!("{file}.key"));
     let ca = section.required("ca", "\"tunnel-ca.pem\"", certificates);
     let (pair, ca) = (pair?, ca?);
-    let found = identity(&pair.leaf);
-    let message = match (&found, wanted?) {
-        (Ok(found), wanted) if same_node(found, wanted) => {
-            return Some(TunnelIdentity { cert: pair.cert, key: pair.key, ca });
+    let wanted = wanted?;
+    let (message, or) = match identity(&pair.leaf) {
+        Ok(found) if same_node(&found, wanted) => return Some(TunnelIdentity { cert: pair.cert, key: pair.key, ca }),
+        Ok(found) if same_kind(&found, wanted) => {
+            (format!("this is the certificate of {found}"), format!(", or `name = \"{}\"`", found.name()))
         }
-        (Ok(found), _) => format!("this is the certificate of {found}"),
-        (Err(error), _) => format!("this certificate has {error}"),
+        Ok(found) => (format!("this is the certificate of {found}"), String::new()),
+        Err(error) => (format!("whose certificate is this? {error}"), String::new()),
     };
-    section.conflict("cert", message, wanted.map_or(String::new(), |wanted| format!("the certificate of {wanted}")));
+    section.conflict("cert", message, format!("the certificate of {wanted}{or}"));
     None
 }
 
+fn same_kind(a: &Identity, b: &Identity) -> bool {
+    std::mem::discriminant(a) == std::mem::discriminant(b)
+}
+
 fn same_node(a: &Identity, b: &Identity) -> bool {
-    std::mem::discriminant(a) == std::mem::discriminant(b) && a.name() == b.name()
+    same_kind(a, b) && a.name() == b.name()
 }

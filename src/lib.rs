@@ -12,10 +12,12 @@
 //! 7. [`origin::gateway`] turns the exchange into an upstream request.
 //! 8. [`origin::upstream`] sends it on a pooled connection and the response goes back the same way.
 
+pub mod ca;
 pub mod clock;
 pub mod config;
 pub mod crypto;
 pub mod edge;
+pub mod exit;
 pub mod fault;
 pub mod fields;
 pub mod observe;

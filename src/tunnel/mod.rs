@@ -10,6 +10,7 @@ pub mod endpoint;
 pub mod exchange;
 pub mod link;
 pub mod liveness;
+pub mod identity;
 pub mod message;
 pub mod metrics;
 pub mod peer;

@@ -22,5 +22,7 @@ pub mod fault;
 pub mod fields;
 pub mod observe;
 pub mod origin;
+pub mod quic;
 pub mod task;
+pub mod tls;
 pub mod tunnel;

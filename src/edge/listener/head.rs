@@ -2,8 +2,9 @@
 //! connection-specific fields. Called by the HTTP/3, HTTP/2 and HTTP/1.1 listeners; owns nothing, never does I/O.
 
 use bytes::{Bytes, BytesMut};
+use http::Method;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::uri::Authority;
+use http::uri::{Authority, PathAndQuery};
 
 /// Why a head or body is malformed (RFC 9114 section 4.1.2, RFC 9113 section 8.1.1); the text is for logs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -45,6 +46,19 @@ pub fn take_authority(pseudo: Option<Bytes>, headers: &mut HeaderMap) -> Result<
         (Some(authority), Some(host)) if authority.eq_ignore_ascii_case(host.as_bytes()) => parse_authority(authority),
         (Some(_), Some(_)) => Err(Malformed("Host and authority differ")),
     }
+}
+
+/// Parses `:path` or a request target in origin form: it begins with `/`, or is `*` for OPTIONS; a fragment is never sent
+/// (RFC 9114 section 4.3.1, RFC 9110 section 7.1).
+pub fn parse_path(value: Bytes, method: &Method) -> Result<PathAndQuery, Malformed> {
+    let form = value.first() == Some(&b'/') || (value.as_ref() == b"*" && *method == Method::OPTIONS);
+    if !form {
+        return Err(Malformed("path is not in origin form"));
+    }
+    if value.contains(&b'#') {
+        return Err(Malformed("fragment in path"));
+    }
+    PathAndQuery::from_maybe_shared(value).map_err(|_| Malformed("invalid path"))
 }
 
 /// Removes a field that may occur once at most; an error if it occurs more often.
@@ -219,6 +233,15 @@ mod tests {
         assert!(take_authority(Some(Bytes::from_static(b"a")), &mut map(&[("host", "b")])).is_err());
         assert!(take_authority(Some(Bytes::from_static(b"a")), &mut map(&[("host", "a"), ("host", "a")])).is_err());
         assert!(take_authority(None, &mut map(&[])).is_err());
+    }
+
+    #[test]
+    fn paths_are_in_origin_form() {
+        let path = |text: &'static str, method| parse_path(Bytes::from_static(text.as_bytes()), &method).is_ok();
+        assert!(path("/", Method::GET) && path("/a?b=c", Method::GET) && path("*", Method::OPTIONS));
+        for bad in ["", "a", "*", "?q", "http://a/", "/a#b", "/a b", "/\n", "/\0"] {
+            assert!(!path(bad, Method::GET), "{bad:?}");
+        }
     }
 
     #[test]

@@ -3,6 +3,9 @@
 
 use quinn::VarInt;
 
+use crate::edge::listener::head::Malformed;
+use crate::fault::Fault;
+
 /// An HTTP/3 or QPACK error code (RFC 9114 section 8.1, RFC 9204 section 6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Code(u32);
@@ -32,6 +35,8 @@ impl Code {
     pub const MISSING_SETTINGS: Self = Self(0x10a);
     /// Not processed at all: safe to send again.
     pub const REQUEST_REJECTED: Self = Self(0x10b);
+    /// A request begun and abandoned.
+    pub const REQUEST_CANCELLED: Self = Self(0x10c);
     /// The stream ended within a request.
     pub const REQUEST_INCOMPLETE: Self = Self(0x10d);
     /// A malformed message.
@@ -42,6 +47,11 @@ impl Code {
     pub const QPACK_ENCODER_STREAM_ERROR: Self = Self(0x201);
     /// Wrong content of the client's QPACK decoder stream.
     pub const QPACK_DECODER_STREAM_ERROR: Self = Self(0x202);
+
+    /// The code that a fault on the request path has.
+    pub fn of_fault(fault: &Fault) -> Self {
+        u32::try_from(fault.h3_code()).map_or(Self::INTERNAL_ERROR, Self)
+    }
 
     /// The code as QUIC carries it.
     pub const fn varint(self) -> VarInt {
@@ -67,8 +77,8 @@ impl Error {
     }
 }
 
-impl From<crate::edge::listener::head::Malformed> for Error {
-    fn from(malformed: crate::edge::listener::head::Malformed) -> Self {
+impl From<Malformed> for Error {
+    fn from(malformed: Malformed) -> Self {
         Self::malformed(malformed.0)
     }
 }

@@ -75,18 +75,20 @@ const BETWEEN: State = State::Head([0; HEAD_MAX], 0);
 pub struct Decoder {
     role: Role,
     headers_max: usize,
+    /// A control stream whose first frame is still due.
+    fresh: bool,
     state: State,
 }
 
 impl Decoder {
     /// For a request stream, with HEADERS of `headers_max` bytes at most.
     pub fn request(headers_max: usize) -> Self {
-        Self { role: Role::Request, headers_max, state: BETWEEN }
+        Self { role: Role::Request, headers_max, fresh: false, state: BETWEEN }
     }
 
     /// For a control stream.
     pub fn control() -> Self {
-        Self { role: Role::Control, headers_max: 0, state: BETWEEN }
+        Self { role: Role::Control, headers_max: 0, fresh: true, state: BETWEEN }
     }
 
     /// Takes from `input` until something comes out, or nothing is left in it (`None`).
@@ -155,6 +157,9 @@ impl Decoder {
 
     /// A frame head is complete: may the frame be here, and what becomes of its payload?
     fn begin(&mut self, kind: u64, length: u64, input: &mut Bytes) -> Result<Option<Event>, Error> {
+        if std::mem::take(&mut self.fresh) && kind != SETTINGS {
+            return Err(Error::Connection(Code::MISSING_SETTINGS, "control stream begins without SETTINGS"));
+        }
         match (kind, self.role) {
             (DATA, Role::Request) => {
                 self.state = if length == 0 { BETWEEN } else { State::Pass(length) };
@@ -305,7 +310,7 @@ mod tests {
             assert!(matches!(error, Error::Connection(Code::FRAME_UNEXPECTED, _)), "{kind:x}");
         }
         for kind in [0, 1, 2, 5, 6, 8, 9] {
-            let error = run(Role::Control, &frame(kind, b""), &[]).unwrap_err();
+            let error = run(Role::Control, &[frame(SETTINGS, b""), frame(kind, b"")].concat(), &[]).unwrap_err();
             assert!(matches!(error, Error::Connection(Code::FRAME_UNEXPECTED, _)), "{kind:x}");
         }
     }
@@ -314,8 +319,13 @@ mod tests {
     fn unknown_frames_are_skipped_without_being_kept() {
         let bytes = [frame(0x21, &[0; 5000]), frame(0x40, b""), frame(HEADERS, b"h")].concat();
         assert_eq!(run(Role::Request, &bytes, &[700]).unwrap(), (vec![Event::Headers("h".into())], true));
-        let bytes = [frame(0x21, &[0; 5000]), frame(GOAWAY, b"\0")].concat();
-        assert_eq!(run(Role::Control, &bytes, &[]).unwrap(), (vec![Event::Control(GOAWAY, "\0".into())], true));
+        let bytes = [frame(SETTINGS, b""), frame(0x21, &[0; 5000]), frame(GOAWAY, b"\0")].concat();
+        let events = vec![Event::Control(SETTINGS, "".into()), Event::Control(GOAWAY, "\0".into())];
+        assert_eq!(run(Role::Control, &bytes, &[]).unwrap(), (events, true));
+        assert!(matches!(
+            run(Role::Control, &frame(0x21, b""), &[]),
+            Err(Error::Connection(Code::MISSING_SETTINGS, _))
+        ));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 pub mod admission;
 pub mod alt_svc;
+pub mod h3;
 pub mod head;
 pub mod metrics;
 pub mod quic;

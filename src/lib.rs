@@ -12,6 +12,7 @@
 //! 7. [`origin::gateway`] turns the exchange into an upstream request.
 //! 8. [`origin::upstream`] sends it on a pooled connection and the response goes back the same way.
 
+pub mod admin;
 pub mod clock;
 pub mod config;
 pub mod edge;
@@ -19,5 +20,6 @@ pub mod fault;
 pub mod fields;
 pub mod observe;
 pub mod origin;
+pub mod signal;
 pub mod task;
 pub mod tunnel;

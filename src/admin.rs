@@ -38,6 +38,8 @@ const CONNECTION_TIMEOUT: Duration = Duration::from_secs(15);
 const HEAD_MAX: usize = 16 << 10;
 const FIELDS_MAX: usize = 64;
 
+type Answer = Response<Full<Bytes>>;
+
 const JSON: &str = "application/json";
 const PLAIN: &str = "text/plain; charset=utf-8";
 /// What `prometheus-client` writes.
@@ -103,9 +105,9 @@ async fn converse(stream: Stream, admin: &Admin) {
 }
 
 impl Admin {
-    fn answer<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
+    fn answer<B>(&self, request: &Request<B>) -> Answer {
         let read = [Method::GET, Method::HEAD];
-        let (allowed, answer): (&[Method], fn(&Self) -> Response<Full<Bytes>>) = match request.uri().path() {
+        let (allowed, answer): (&[Method], fn(&Self) -> Answer) = match request.uri().path() {
             "/metrics" => (&read, Self::metrics),
             "/healthz" => (&read, |_| text(StatusCode::OK, PLAIN, "ok\n")),
             "/readyz" => (&read, Self::ready),
@@ -123,7 +125,7 @@ impl Admin {
         answer(self)
     }
 
-    fn metrics(&self) -> Response<Full<Bytes>> {
+    fn metrics(&self) -> Answer {
         let mut body = String::new();
         match encode(&mut body, &self.registry) {
             Ok(()) => text(StatusCode::OK, OPENMETRICS, body),
@@ -131,20 +133,20 @@ impl Admin {
         }
     }
 
-    fn ready(&self) -> Response<Full<Bytes>> {
+    fn ready(&self) -> Answer {
         let reasons = self.readiness.reasons();
         let status = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         json_text(status, &json!({ "ready": reasons.is_empty(), "reasons": reasons }))
     }
 
-    fn drain(&self) -> Response<Full<Bytes>> {
+    fn drain(&self) -> Answer {
         tracing::info!("drain asked for by the admin listener");
         self.shutdown.start_drain();
         json_text(StatusCode::ACCEPTED, &json!({ "draining": true }))
     }
 }
 
-fn text(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+fn text(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Answer {
     let mut response = Response::new(Full::new(body.into()));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
@@ -152,11 +154,11 @@ fn text(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Respo
     response
 }
 
-fn json_text(status: StatusCode, value: &Value) -> Response<Full<Bytes>> {
+fn json_text(status: StatusCode, value: &Value) -> Answer {
     text(status, JSON, format!("{value}\n"))
 }
 
-fn not_allowed(allowed: &[Method]) -> Response<Full<Bytes>> {
+fn not_allowed(allowed: &[Method]) -> Answer {
     let mut response = text(StatusCode::METHOD_NOT_ALLOWED, PLAIN, "method not allowed\n");
     let allow = if allowed.contains(&Method::POST) { "POST" } else { "GET, HEAD" };
     response.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));

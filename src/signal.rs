@@ -13,7 +13,7 @@ use crate::task::Shutdown;
 /// How long force may take before the process ends without its tasks.
 const FORCE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How a process ended. [`Ended::exit_code`] is the documented exit code.
+/// How a process ended; the binaries make their exit code of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
     /// Everything in flight finished.
@@ -22,18 +22,6 @@ pub enum Ended {
     Deadline,
     /// A second signal came; what was left was cut.
     Forced,
-}
-
-impl Ended {
-    /// 0 drained, 4 cut at the deadline, 5 cut by a second signal. (1: an error at run time, 2: wrong arguments, 3: wrong
-    /// configuration; those never come from here.)
-    pub fn exit_code(self) -> u8 {
-        match self {
-            Self::Drained => 0,
-            Self::Deadline => 4,
-            Self::Forced => 5,
-        }
-    }
 }
 
 /// What the process is asked.
@@ -188,10 +176,5 @@ mod tests {
             assert!(!shutdown.is_forced());
         };
         assert_eq!(ended(&[Ask::Reload, Ask::End, Ask::Reload], LONG, &shutdown, drained).await, Ended::Drained);
-    }
-
-    #[test]
-    fn exit_codes_tell_the_ends_apart() {
-        assert_eq!([Ended::Drained, Ended::Deadline, Ended::Forced].map(Ended::exit_code), [0, 4, 5]);
     }
 }

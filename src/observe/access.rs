@@ -181,7 +181,7 @@ fn is_plain(value: &[u8]) -> bool {
 mod tests {
     use std::time::UNIX_EPOCH;
 
-    use http::uri::{Authority, PathAndQuery};
+    use http::uri::Authority;
     use http::{HeaderValue, Method, StatusCode};
 
     use super::super::lines::BUFFER_MAX;
@@ -261,7 +261,7 @@ mod tests {
         let watched = Watched::new(Form::Text);
         let mut hostile = opening("/");
         hostile.request_id = Some(HeaderValue::from_bytes(b"x status=200 \"\\\t\xff").unwrap());
-        hostile.path = PathAndQuery::from_maybe_shared("/\u{fc}\u{202e}\u{9b}2J".as_bytes().to_vec()).unwrap();
+        hostile.path = "/\u{fc}\u{202e}\u{9b}2J".parse().unwrap();
         hostile.authority = Authority::from_static("a:80");
         hostile.method = Method::from_bytes(b"M'`|~").unwrap();
         let record = watched.observer.record(hostile, crate::clock::now());

@@ -4,7 +4,7 @@
 //! the reader of the log is slower than the requests, lines are dropped and counted, requests are not delayed.
 //!
 //! The writer thread lingers before it takes what has gathered: waking a thread on another core costs several times
-//! what a line costs, so it is woken once per [`LINGER`] at most, however many lines there are.
+//! what a line costs, so it is woken once per 50 ms at most, however many lines there are.
 
 use std::io::{self, Write};
 use std::sync::Arc;

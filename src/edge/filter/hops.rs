@@ -22,7 +22,8 @@ pub struct Hops {
 impl Hops {
     /// The PoP `name` as the RFC's pseudonym (a token): other characters become `-`.
     pub fn new(name: &str) -> Self {
-        let token: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+        let token: String =
+            name.chars().map(|c| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '-' }).collect();
         let id = HeaderValue::try_from(format!("trunkline-{token}"));
         Self { id: id.unwrap_or(HeaderValue::from_static("trunkline")) }
     }

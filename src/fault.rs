@@ -26,6 +26,21 @@ pub enum Stage {
     Upstream,
 }
 
+impl Stage {
+    /// Log field and metric label.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Listener => "listener",
+            Self::Filter => "filter",
+            Self::Route => "route",
+            Self::Dispatch => "dispatch",
+            Self::Tunnel => "tunnel",
+            Self::Gateway => "gateway",
+            Self::Upstream => "upstream",
+        }
+    }
+}
+
 /// Whose fault it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Side {
@@ -39,6 +54,19 @@ pub enum Side {
     Gateway,
     /// The upstream server.
     Upstream,
+}
+
+impl Side {
+    /// Log field.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Edge => "edge",
+            Self::Tunnel => "tunnel",
+            Self::Gateway => "gateway",
+            Self::Upstream => "upstream",
+        }
+    }
 }
 
 /// Error types of RFC 9209 section 2.3, as far as Trunkline produces them, and the ends a client causes itself.

@@ -13,6 +13,7 @@
 //! 8. [`origin::upstream`] sends it on a pooled connection and the response goes back the same way.
 
 pub mod ca;
+pub mod admin;
 pub mod clock;
 pub mod config;
 pub mod crypto;
@@ -23,6 +24,7 @@ pub mod fields;
 pub mod observe;
 pub mod origin;
 pub mod quic;
+pub mod signal;
 pub mod task;
 pub mod tls;
 pub mod tunnel;

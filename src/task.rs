@@ -32,6 +32,11 @@ impl Shutdown {
         self.drain.is_cancelled()
     }
 
+    /// Whether force has begun.
+    pub fn is_forced(&self) -> bool {
+        self.force.is_cancelled()
+    }
+
     /// Resolves when drain begins.
     pub fn draining(&self) -> impl Future<Output = ()> + '_ {
         self.drain.cancelled()

@@ -116,6 +116,11 @@ pub struct Limits {
     pub connection_window: u32,
     /// Bytes queued towards one client connection before its requests wait. Default 1 MiB.
     pub send_window: u64,
+    /// Requests at once from one client address (IPv6: one /64); no limit by default. More get 429.
+    pub requests_per_address_max: Option<u32>,
+    /// New connections per second from one client address (IPv6: one /64), after a burst of as many; no limit by
+    /// default. More are refused.
+    pub connections_per_address_rate: Option<u32>,
 }
 
 impl Default for Limits {
@@ -135,6 +140,8 @@ impl Default for Limits {
             stream_window: 256 << 10,
             connection_window: 4 << 20,
             send_window: 1 << 20,
+            requests_per_address_max: None,
+            connections_per_address_rate: None,
         }
     }
 }

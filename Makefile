@@ -1,0 +1,25 @@
+# make demo    the whole product on this machine; Ctrl-C ends it
+# make test    every test (brings a curl with HTTP/3 into target/ if the machine has none)
+# make check   format, lints and documentation
+# make bench   the chain under load beside its peers; prints the numbers of README.md
+
+CARGO ?= cargo
+# Arguments of the demo, such as: make demo DEMO="--pops 3 --upstream http://127.0.0.1:3000"
+DEMO ?=
+
+.PHONY: demo test check bench
+
+demo:
+	$(CARGO) build --bins
+	target/debug/edge dev $(DEMO)
+
+test:
+	@curl=$$(tests/tools/curl.sh) && export TRUNKLINE_CURL="$$curl" && $(CARGO) test
+
+check:
+	$(CARGO) fmt --check
+	$(CARGO) clippy --all-targets -- -D warnings
+	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --no-deps
+
+bench:
+	$(CARGO) bench --bench chain

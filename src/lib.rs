@@ -15,6 +15,7 @@
 pub mod ca;
 pub mod clock;
 pub mod config;
+pub mod dev;
 pub mod edge;
 pub mod exit;
 pub mod fault;

@@ -1,0 +1,3 @@
+//! `edge dev`.
+
+pub mod upstream;

@@ -56,7 +56,7 @@ pub(super) struct Connector {
     target: UpstreamTarget,
     tls: Option<Tls>,
     connect_timeout: Duration,
-    /// Bytes sent and not acknowledged for this long end the connection.
+    /// Bytes sent and not acknowledged for this long end the connection: a backstop behind the body timeout.
     unacknowledged_max: Duration,
 }
 
@@ -135,7 +135,7 @@ impl Connector {
             target: upstream.target.clone(),
             tls,
             connect_timeout: service.limits.connect_timeout,
-            unacknowledged_max: service.limits.body_timeout,
+            unacknowledged_max: service.limits.body_timeout.saturating_mul(2),
         })
     }
 

@@ -1,6 +1,7 @@
 //! Stage 8: from hyper's errors to a [`Fault`], by type and never by text.
 
 use std::error::Error;
+use std::io;
 
 use super::outgoing::Progress;
 use crate::fault::{Fault, Kind, Retry, Side, Stage};
@@ -14,7 +15,7 @@ pub(super) fn before_head(error: &hyper::Error, progress: &Progress) -> Fault {
     if let Some(fault) = progress.fault() {
         return fault;
     }
-    if let Some(error) = h2_error(error) {
+    if let Some(error) = source::<h2::Error>(error) {
         return before_h2_head(error);
     }
     if error.is_parse_too_large() {
@@ -25,6 +26,10 @@ pub(super) fn before_head(error: &hyper::Error, progress: &Progress) -> Fault {
     }
     if error.is_timeout() {
         return upstream(Kind::ConnectionReadTimeout, Retry::Idempotent);
+    }
+    // The kernel gave up: keep-alive probes or sent bytes unanswered.
+    if source::<io::Error>(error).is_some_and(|error| error.kind() == io::ErrorKind::TimedOut) {
+        return upstream(Kind::ConnectionWriteTimeout, Retry::Idempotent);
     }
     upstream(Kind::ConnectionTerminated, Retry::Idempotent)
 }
@@ -51,7 +56,7 @@ pub(super) fn in_body(progress: &Progress) -> Fault {
     progress.fault().unwrap_or(upstream(Kind::ResponseIncomplete, Retry::Never))
 }
 
-fn h2_error(error: &hyper::Error) -> Option<&h2::Error> {
+fn source<E: Error + 'static>(error: &hyper::Error) -> Option<&E> {
     let mut source = error.source();
     while let Some(error) = source {
         if let Some(error) = error.downcast_ref() {

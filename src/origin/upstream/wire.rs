@@ -76,6 +76,11 @@ impl Prepared {
         let Self { method, authority, path, mut headers, body } = self;
         let host = HeaderValue::from_str(authority.as_str()).map_err(|_| internal())?;
         headers.insert(HOST, host);
+        // RFC 9110 section 8.6: some servers answer 411 to a POST that says nothing of its length. hyper leaves it out.
+        let expects_content = matches!(method, Method::POST | Method::PUT | Method::PATCH);
+        if expects_content && body.is_empty() && !headers.contains_key(CONTENT_LENGTH) {
+            headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+        }
         if headers.contains_key(TE) {
             // RFC 9110 section 10.1.4: a sender of TE names it in Connection.
             headers.append(CONNECTION, HeaderValue::from_static("te"));

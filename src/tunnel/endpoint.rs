@@ -2,18 +2,19 @@
 //!
 //! Which PoP or gateway a certificate is for, its SAN URIs say (see [`super::identity`]); checked after the handshake.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use quinn::crypto::HandshakeTokenKey;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{AckFrequencyConfig, IdleTimeout, TransportConfig, VarInt};
 use rustls::RootCertStore;
-use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 
 use crate::config::{TunnelIdentity, TunnelLimits};
+use crate::tls::{self, TlsError};
 
 /// The protocol's ALPN; a breaking change is a new one.
 pub const ALPN: &[u8] = b"trunkline/1";
@@ -25,17 +26,12 @@ const KEEP_ALIVE: Duration = Duration::from_secs(3);
 /// A certificate, key or CA file that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum EndpointError {
-    /// The file cannot be read or holds no PEM of the right kind.
-    #[error("{}: {source}", path.display())]
-    Pem {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: rustls::pki_types::pem::Error,
-    },
+    /// A file cannot be used.
+    #[error(transparent)]
+    File(#[from] TlsError),
     /// Certificate and key do not fit, or the CA is not one.
     #[error("{}: {reason}", path.display())]
-    Tls {
+    Config {
         /// The file most likely at fault.
         path: PathBuf,
         /// Why.
@@ -55,14 +51,12 @@ pub struct Credentials {
 impl Credentials {
     /// Reads the PEM files.
     pub fn load(identity: &TunnelIdentity) -> Result<Self, EndpointError> {
-        let chain = certificates(&identity.cert)?;
-        let key = PrivateKeyDer::from_pem_file(&identity.key)
-            .map_err(|source| EndpointError::Pem { path: identity.key.clone(), source })?;
-        let mut roots = RootCertStore::empty();
-        for certificate in certificates(&identity.ca)? {
-            roots.add(certificate).map_err(|error| tls_error(&identity.ca, error))?;
-        }
-        Ok(Self { chain, key, roots: Arc::new(roots), source: identity.cert.clone() })
+        Ok(Self {
+            chain: tls::load_chain(&identity.cert)?,
+            key: tls::load_key(&identity.key)?,
+            roots: Arc::new(tls::load_roots(&identity.ca)?),
+            source: identity.cert.clone(),
+        })
     }
 
     /// This end's leaf certificate.
@@ -70,31 +64,36 @@ impl Credentials {
         self.chain.first()
     }
 
-    /// The accepting end: every dialler must show a certificate of the tunnel CA.
-    pub fn server_config(&self, transport: Arc<TransportConfig>) -> Result<quinn::ServerConfig, EndpointError> {
-        let error = |reason: String| EndpointError::Tls { path: self.source.clone(), reason };
-        let provider = crate::tls::provider();
+    /// The accepting end: every dialler must show a certificate of the tunnel CA. `token_key` signs address validation
+    /// tokens.
+    pub fn server_config(
+        &self,
+        transport: Arc<TransportConfig>,
+        token_key: Arc<dyn HandshakeTokenKey>,
+    ) -> Result<quinn::ServerConfig, EndpointError> {
+        let error = |reason: String| EndpointError::Config { path: self.source.clone(), reason };
+        let provider = tls::provider();
         let verifier = WebPkiClientVerifier::builder_with_provider(self.roots.clone(), provider.clone())
             .build()
             .map_err(|e| error(e.to_string()))?;
-        let mut tls = rustls::ServerConfig::builder_with_provider(provider)
+        let mut config = rustls::ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])
             .and_then(|builder| {
                 builder.with_client_cert_verifier(verifier).with_single_cert(self.chain.clone(), self.key.clone_key())
             })
             .map_err(|e| error(e.to_string()))?;
-        tls.alpn_protocols = vec![ALPN.to_vec()];
-        tls.max_early_data_size = 0;
-        let crypto = QuicServerConfig::try_from(tls).map_err(|e| error(e.to_string()))?;
-        let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
+        config.alpn_protocols = vec![ALPN.to_vec()];
+        config.max_early_data_size = 0;
+        let crypto = QuicServerConfig::try_from(config).map_err(|e| error(e.to_string()))?;
+        let mut config = quinn::ServerConfig::new(Arc::new(crypto), token_key);
         config.transport_config(transport);
         Ok(config)
     }
 
     /// The dialling end.
     pub fn client_config(&self, transport: Arc<TransportConfig>) -> Result<quinn::ClientConfig, EndpointError> {
-        let error = |reason: String| EndpointError::Tls { path: self.source.clone(), reason };
-        let mut tls = rustls::ClientConfig::builder_with_provider(crate::tls::provider())
+        let error = |reason: String| EndpointError::Config { path: self.source.clone(), reason };
+        let mut config = rustls::ClientConfig::builder_with_provider(tls::provider())
             .with_protocol_versions(&[&rustls::version::TLS13])
             .and_then(|builder| {
                 builder
@@ -102,25 +101,12 @@ impl Credentials {
                     .with_client_auth_cert(self.chain.clone(), self.key.clone_key())
             })
             .map_err(|e| error(e.to_string()))?;
-        tls.alpn_protocols = vec![ALPN.to_vec()];
-        let crypto = QuicClientConfig::try_from(tls).map_err(|e| error(e.to_string()))?;
+        config.alpn_protocols = vec![ALPN.to_vec()];
+        let crypto = QuicClientConfig::try_from(config).map_err(|e| error(e.to_string()))?;
         let mut config = quinn::ClientConfig::new(Arc::new(crypto));
         config.transport_config(transport);
         Ok(config)
     }
-}
-
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, EndpointError> {
-    let pem = |source| EndpointError::Pem { path: path.to_owned(), source };
-    let all: Vec<_> = CertificateDer::pem_file_iter(path).and_then(Iterator::collect).map_err(pem)?;
-    if all.is_empty() {
-        return Err(EndpointError::Tls { path: path.to_owned(), reason: "holds no certificate".into() });
-    }
-    Ok(all)
-}
-
-fn tls_error(path: &Path, error: rustls::Error) -> EndpointError {
-    EndpointError::Tls { path: path.to_owned(), reason: error.to_string() }
 }
 
 /// Transport settings of a link. Flow control per exchange is layer 2's (credit), so QUIC's windows are wide: a

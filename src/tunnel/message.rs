@@ -71,6 +71,8 @@ pub struct Meta {
     pub urgency: u8,
     /// RFC 9218 incremental.
     pub incremental: bool,
+    /// The request has no body: END follows HEAD.
+    pub bodiless: bool,
 }
 
 impl Default for Meta {
@@ -84,6 +86,7 @@ impl Default for Meta {
             client: None,
             urgency: 3,
             incremental: false,
+            bodiless: false,
         }
     }
 }
@@ -175,6 +178,9 @@ impl Meta {
         if (self.urgency, self.incremental) != (3, false) {
             put_varint_item(out, 8, u64::from(self.urgency) << 1 | u64::from(self.incremental));
         }
+        if self.bodiless {
+            put_item(out, 10, &[]);
+        }
     }
 
     fn decode(mut fields: Bytes) -> Result<Self, WireError> {
@@ -192,6 +198,7 @@ impl Meta {
                     meta.urgency = u8::try_from(priority >> 1).unwrap_or(u8::MAX).min(7);
                     meta.incremental = priority & 1 != 0;
                 }
+                10 => meta.bodiless = true,
                 other => unknown(other)?,
             }
         }
@@ -230,6 +237,7 @@ mod tests {
             client: Some("[2001:db8::1]:443".parse().unwrap()),
             urgency: 0,
             incremental: true,
+            bodiless: true,
         };
         let mut out = BytesMut::new();
         put_request(&mut out, &head(), &meta);

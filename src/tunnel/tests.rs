@@ -17,6 +17,7 @@ use super::message::{self, Meta, RequestHead, ResponseHead};
 use super::metrics::TunnelMetrics;
 use super::peer::{Peers, Settings};
 use crate::config::{TunnelIdentity, TunnelLimits};
+use crate::quic::QuicKeys;
 use crate::task::{Shutdown, Tasks};
 
 const SERVER_NAME: &str = "pop.trunkline.internal";
@@ -89,7 +90,11 @@ impl Pair {
         let credentials = credentials(dir.path());
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let transport = Arc::new(transport(&limits));
-        let edge = quinn::Endpoint::server(credentials.server_config(transport.clone()).unwrap(), any).unwrap();
+        let edge = quinn::Endpoint::server(
+            credentials.server_config(transport.clone(), QuicKeys::load(None).unwrap().token_key()).unwrap(),
+            any,
+        )
+        .unwrap();
         let mut origin = quinn::Endpoint::client(any).unwrap();
         origin.set_default_client_config(credentials.client_config(transport).unwrap());
         let tasks = Tasks::new(Shutdown::default());

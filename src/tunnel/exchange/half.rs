@@ -1,6 +1,7 @@
 //! The two halves of an exchange as edge and gateway use them: whole messages out, events in.
 //!
-//! A writer dropped before its end aborts the exchange; a reader dropped before its end cancels it.
+//! A writer dropped before its end aborts the exchange. A reader dropped before its end cancels it at an edge (the
+//! client is gone); at a gateway only the rest of the request is given up (the response came first).
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -96,6 +97,11 @@ impl ExchangeWriter {
         poll_fn(|cx| self.poll_flush(cx)).await
     }
 
+    /// Whether the other end needs no more: what is appended is dropped.
+    pub fn is_unwanted(&self) -> bool {
+        self.exchange.is_unwanted()
+    }
+
     /// Gives the exchange up, both directions.
     pub fn abort(self, fault: Fault) {
         self.exchange.abort(fault);
@@ -104,7 +110,7 @@ impl ExchangeWriter {
 
 impl Drop for ExchangeWriter {
     fn drop(&mut self) {
-        if !self.ended {
+        if !self.ended && !self.exchange.is_unwanted() {
             self.exchange.abort(ResetCode::Cancelled.fault());
         }
         self.exchange.release_half();
@@ -252,8 +258,11 @@ fn event(kind: u64, payload: Bytes) -> Result<Option<Event>, WireError> {
 
 impl Drop for ExchangeReader {
     fn drop(&mut self) {
-        if !self.ended {
-            self.exchange.abort(ResetCode::Cancelled.fault());
+        match (self.ended, self.exchange.owner) {
+            (true, _) => {}
+            (false, true) => self.exchange.abort(ResetCode::Cancelled.fault()),
+            // A response that came before the request's end: the rest is not needed.
+            (false, false) => self.exchange.stop_reading(),
         }
         self.exchange.release_half();
     }

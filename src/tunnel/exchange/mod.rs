@@ -64,6 +64,10 @@ struct State {
     generation: u64,
     /// FIN went to the present attachment.
     finished: bool,
+    /// The other end needs no more of what this one sends; the rest is dropped, the exchange goes on.
+    unwanted: bool,
+    /// This end needs no more of what the other one sends.
+    stopped: bool,
     /// Both halves were dropped by their owners; only acknowledgements are awaited.
     halves: u8,
     failed: Option<Fault>,
@@ -72,6 +76,7 @@ struct State {
     send_waker: Option<Waker>,
     drive_waker: Option<Waker>,
     recv_waker: Option<Waker>,
+    watch_waker: Option<Waker>,
 }
 
 impl State {
@@ -122,12 +127,15 @@ impl Exchange {
                 attachment: Some(Attachment { link, send: streams.0, recv: streams.1, lead: lead.freeze() }),
                 generation: 0,
                 finished: false,
+                unwanted: false,
+                stopped: false,
                 halves: 2,
                 failed: None,
                 driving: false,
                 send_waker: None,
                 drive_waker: None,
                 recv_waker: None,
+                watch_waker: None,
             }),
             peer,
         })
@@ -150,7 +158,7 @@ impl Exchange {
 
     fn append(&self, bytes: Bytes) {
         let mut state = self.state.lock();
-        if state.failed.is_none() {
+        if state.failed.is_none() && !state.unwanted {
             state.send.append(bytes);
         }
     }
@@ -164,6 +172,9 @@ impl Exchange {
         loop {
             if let Some(fault) = state.failed {
                 return Poll::Ready(Err(fault));
+            }
+            if state.unwanted {
+                return Poll::Ready(Ok(()));
             }
             if state.driving != driver {
                 return park(state.flush_slot(driver), cx);
@@ -210,13 +221,92 @@ impl Exchange {
                 attachment.lead.advance(lead);
                 state.send.handle_transmitted((written.bytes - lead) as u64);
             }
-            Err(WriteError::Stopped(code)) => self.fail(state, ResetCode::from_varint(code).fault()),
+            Err(WriteError::Stopped(code)) => self.handle_stopped(state, ResetCode::from_varint(code)),
             Err(WriteError::ConnectionLost(_) | WriteError::ClosedStream | WriteError::ZeroRttRejected) => {
                 self.detach(state, ResetCode::Stale);
                 return Polled::Lost;
             }
         }
         Polled::Ready(())
+    }
+
+    /// The other end stopped this direction.
+    fn handle_stopped(self: &Arc<Self>, state: &mut State, code: ResetCode) {
+        if code == ResetCode::Done {
+            state.unwanted = true;
+            state.driving = false;
+            state.send.clear();
+            wake(state);
+        } else {
+            self.fail(state, code.fault());
+        }
+    }
+
+    /// Whether the other end needs no more of what this one sends.
+    fn is_unwanted(&self) -> bool {
+        self.state.lock().unwanted
+    }
+
+    /// This end needs no more of what the other one sends; the exchange goes on in the other direction.
+    fn stop_reading(&self) {
+        let mut state = self.state.lock();
+        state.stopped = true;
+        if let Some(attachment) = &mut state.attachment {
+            let _ = attachment.recv.stop(ResetCode::Done.varint());
+        }
+    }
+
+    /// Resolves when the other end gave the exchange up, or when it cannot be attached anywhere any more. Notices the
+    /// loss of its link too, while nothing else is polled.
+    pub async fn cancelled(self: &Arc<Self>) -> Fault {
+        loop {
+            let watched = {
+                let state = self.state.lock();
+                if let Some(fault) = state.failed {
+                    return fault;
+                }
+                state.attachment.as_ref().map(|attachment| (state.generation, attachment.send.stopped()))
+            };
+            let Some((generation, stopped)) = watched else {
+                self.changed(None).await;
+                continue;
+            };
+            let stopped = stopped.await;
+            {
+                let state = &mut *self.state.lock();
+                if state.generation == generation {
+                    match stopped {
+                        Ok(Some(code)) => self.handle_stopped(state, ResetCode::from_varint(code)),
+                        Ok(None) => {}
+                        Err(_) => self.detach(state, ResetCode::Stale),
+                    }
+                }
+            }
+            // Everything is acknowledged, or one direction is stopped: only another attachment or the end can follow.
+            self.changed(Some(generation)).await;
+        }
+    }
+
+    /// Resolves when the exchange failed, or has an attachment newer than `generation`.
+    async fn changed(&self, generation: Option<u64>) {
+        std::future::poll_fn(|cx| {
+            let mut state = self.state.lock();
+            let newer = state.attachment.is_some() && generation.is_none_or(|known| state.generation > known);
+            if newer || state.failed.is_some() { Poll::Ready(()) } else { park(&mut state.watch_waker, cx) }
+        })
+        .await;
+    }
+
+    /// Appends a short note and tries to send it at once, from a place that cannot wait.
+    pub fn note(self: &Arc<Self>, write: impl FnOnce(&mut BytesMut)) {
+        let mut note = BytesMut::new();
+        write(&mut note);
+        self.append(note.freeze());
+        let _ = self.poll_flush(&mut Context::from_waker(Waker::noop()), false);
+        // The stream may have kept the waker used here: who really waits must ask again.
+        if let Some(waiting) = self.state.lock().send_waker.take() {
+            waiting.wake();
+        }
     }
 
     /// Takes received bytes into `pieces`, zero at the stream's clean end.
@@ -368,7 +458,7 @@ impl Exchange {
         streams: (SendStream, RecvStream),
     ) -> Result<(), Fault> {
         let state = &mut *self.state.lock();
-        let attachment = Attachment { link, send: streams.0, recv: streams.1, lead: Bytes::new() };
+        let mut attachment = Attachment { link, send: streams.0, recv: streams.1, lead: Bytes::new() };
         if state.failed.is_some() || generation < state.generation {
             attachment.abandon(ResetCode::Stale);
             return Err(state.failed.unwrap_or(ResetCode::Stale.fault()));
@@ -380,6 +470,9 @@ impl Exchange {
                 attachment.link.attach();
                 state.generation = generation;
                 state.finished = false;
+                if state.stopped {
+                    let _ = attachment.recv.stop(ResetCode::Done.varint());
+                }
                 state.attachment = Some(attachment);
                 if !std::mem::replace(&mut state.driving, true) {
                     super::resume::drive(self.clone());
@@ -458,7 +551,8 @@ fn park<T>(slot: &mut Option<Waker>, cx: &mut Context<'_>) -> Poll<T> {
 }
 
 fn wake(state: &mut State) {
-    for waker in [state.send_waker.take(), state.drive_waker.take(), state.recv_waker.take()].into_iter().flatten() {
+    let State { send_waker, drive_waker, recv_waker, watch_waker, .. } = state;
+    for waker in [send_waker, drive_waker, recv_waker, watch_waker].into_iter().filter_map(Option::take) {
         waker.wake();
     }
 }

@@ -1,0 +1,188 @@
+//! The links to gateways, by service. Called by the acceptor when links come and go and by dispatch for each request;
+//! owns the table, reads nothing from sockets.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+
+use crate::tunnel::control::{Control, Register, Registered};
+use crate::tunnel::exchange::{ExchangeReader, ExchangeWriter};
+use crate::tunnel::link::{Link, LinkState, Owner};
+
+/// Links by the service's place in the configuration.
+type Table = Vec<Vec<Arc<Link>>>;
+
+/// What a gateway may serve.
+struct Registration {
+    link: Arc<Link>,
+    sequence: u64,
+    services: Vec<usize>,
+}
+
+/// See the module.
+pub struct Tunnels {
+    names: HashMap<String, usize>,
+    registrations: Mutex<Vec<Registration>>,
+    table: ArcSwap<Table>,
+    /// Called with whether any link is ready, when that may have changed.
+    ready: Box<dyn Fn(bool) + Send + Sync>,
+}
+
+impl Tunnels {
+    /// No links yet, for these services in the order of the configuration.
+    pub fn new<'a>(services: impl Iterator<Item = &'a str>, ready: impl Fn(bool) + Send + Sync + 'static) -> Self {
+        let names: HashMap<_, _> = services.enumerate().map(|(index, name)| (name.to_owned(), index)).collect();
+        let table = vec![Vec::new(); names.len()];
+        Self {
+            names,
+            registrations: Mutex::default(),
+            table: ArcSwap::from_pointee(table),
+            ready: Box::new(ready),
+        }
+    }
+
+    /// A link for a request to the service at `index`, carried by `worker`: by the power of two choices over exchanges
+    /// in flight, links of the own worker first. Links of `tried` peers only if there is nothing else.
+    pub fn choose(&self, index: usize, worker: usize, tried: &[Arc<Link>]) -> Option<Arc<Link>> {
+        let table = self.table.load();
+        let links = table.get(index)?;
+        let usable = |link: &&Arc<Link>| link.is_usable() && !tried.iter().any(|other| Arc::ptr_eq(other, link));
+        let fresh_peer = |link: &&Arc<Link>| !tried.iter().any(|other| Arc::ptr_eq(other.peer(), link.peer()));
+        two_choices(links.iter().filter(usable).filter(|l| l.worker() == worker && l.weight() > 0 && fresh_peer(l)))
+            .or_else(|| two_choices(links.iter().filter(usable).filter(|l| l.weight() > 0 && fresh_peer(l))))
+            .or_else(|| two_choices(links.iter().filter(usable)))
+    }
+
+    /// Notes what a link wants to serve; `granted` are the names its certificate allows.
+    pub fn register(&self, link: &Arc<Link>, register: &Register, granted: &[String]) -> Registered {
+        let mut answer = Registered { sequence: register.sequence, ..Registered::default() };
+        let mut services = Vec::new();
+        for name in &register.services {
+            match self.names.get(name) {
+                Some(index) if granted.contains(name) => {
+                    services.push(*index);
+                    answer.accepted.push(name.clone());
+                }
+                Some(_) => answer.refused.push((name.clone(), "not in the gateway's certificate".into())),
+                None => answer.refused.push((name.clone(), "no such service at this PoP".into())),
+            }
+        }
+        link.set_weight(register.weight);
+        let registration = Registration { link: link.clone(), sequence: register.sequence, services };
+        let mut registrations = self.registrations.lock();
+        match registrations.iter_mut().find(|known| Arc::ptr_eq(&known.link, link)) {
+            Some(known) if known.sequence > register.sequence => {}
+            Some(known) => *known = registration,
+            None => registrations.push(registration),
+        }
+        self.rebuild(&registrations);
+        answer
+    }
+
+    /// Forgets a link that is over.
+    pub fn remove(&self, link: &Arc<Link>) {
+        let mut registrations = self.registrations.lock();
+        registrations.retain(|known| !Arc::ptr_eq(&known.link, link));
+        self.rebuild(&registrations);
+    }
+
+    fn rebuild(&self, registrations: &[Registration]) {
+        let mut table: Table = vec![Vec::new(); self.names.len()];
+        for registration in registrations {
+            for index in &registration.services {
+                if let Some(links) = table.get_mut(*index) {
+                    links.push(registration.link.clone());
+                }
+            }
+        }
+        self.table.store(Arc::new(table));
+        (self.ready)(!registrations.is_empty());
+    }
+
+    /// All links, in the order in which they came.
+    pub fn links(&self) -> Vec<Arc<Link>> {
+        self.registrations.lock().iter().map(|registration| registration.link.clone()).collect()
+    }
+
+    /// The links for `/status`.
+    pub fn status(&self) -> Value {
+        let name = |index: &usize| self.names.iter().find(|(_, i)| *i == index).map(|(name, _)| name.clone());
+        let registrations = self.registrations.lock();
+        let links = registrations.iter().map(|registration| {
+            let link = &registration.link;
+            json!({
+                "gateway": &**link.peer().node(),
+                "address": link.connection().remote_address().to_string(),
+                "state": format!("{:?}", link.state()),
+                "worker": link.worker(),
+                "weight": link.weight(),
+                "in_flight": link.in_flight(),
+                "rtt_us": u64::try_from(link.rtt().as_micros()).unwrap_or(u64::MAX),
+                "services": registration.services.iter().filter_map(name).collect::<Vec<_>>(),
+            })
+        });
+        links.collect()
+    }
+}
+
+/// The less loaded of two random ones.
+fn two_choices<'a>(links: impl Iterator<Item = &'a Arc<Link>> + Clone) -> Option<Arc<Link>> {
+    let count = links.clone().count();
+    if count == 0 {
+        return None;
+    }
+    let mut pick = || links.clone().nth(fastrand::usize(..count));
+    let (first, second) = (pick()?, pick()?);
+    Some(if first.in_flight() <= second.in_flight() { first } else { second }.clone())
+}
+
+/// One link's owner at an edge: knows what its certificate grants.
+pub struct EdgeOwner {
+    /// The table.
+    pub tunnels: Arc<Tunnels>,
+    /// Service names in the gateway's certificate.
+    pub granted: Vec<String>,
+    /// Other PoPs, for REGISTERED.
+    pub pops: Vec<String>,
+}
+
+impl Owner for EdgeOwner {
+    fn handle_control(&self, link: &Arc<Link>, frame: Control) {
+        match frame {
+            Control::Register(register) => {
+                let mut answer = self.tunnels.register(link, &register, &self.granted);
+                answer.pops.clone_from(&self.pops);
+                for (service, reason) in &answer.refused {
+                    tracing::warn!(gateway = %link.peer().node(), service, reason, "service refused");
+                }
+                if link.state() == LinkState::Registering {
+                    link.set_state(LinkState::Ready);
+                    let services = answer.accepted.join(",");
+                    tracing::info!(gateway = %link.peer().node(), worker = link.worker(), services, "tunnel ready");
+                }
+                link.send(&Control::Registered(answer));
+            }
+            Control::Drain(drain) => {
+                tracing::info!(gateway = %link.peer().node(), reason = drain.reason, "gateway drains");
+                link.set_state(LinkState::Draining);
+                link.send(&Control::Ready);
+            }
+            Control::Load(_) | Control::Ready => {}
+            other => tracing::debug!(?other, "unexpected control frame"),
+        }
+    }
+
+    fn handle_state(&self, link: &Arc<Link>) {
+        if link.state() == LinkState::Closed {
+            self.tunnels.remove(link);
+        }
+    }
+
+    fn handle_exchange(&self, _link: &Arc<Link>, writer: ExchangeWriter, _reader: ExchangeReader) {
+        // A gateway opens no exchanges; layer 1 refuses them by HELLO already.
+        drop(writer);
+    }
+}

@@ -1,0 +1,141 @@
+//! Stage 8: an open upstream socket, whatever its kind.
+//!
+//! Owned by hyper's connection while it speaks HTTP, by the two byte streams after an upgrade. Holds the pool's slot,
+//! so that the pool counts sockets that exist and not requests that believe they do.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::Notify;
+use tokio_rustls::client::TlsStream;
+
+use super::pool::Slot;
+
+/// The kinds of transport.
+pub(super) enum Transport {
+    Tcp(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+    Unix(UnixStream),
+}
+
+/// What others may learn of, and do to, a socket that they do not hold.
+#[derive(Default)]
+pub(super) struct Signals {
+    /// Notified once when the peer's first bytes came.
+    pub(super) heard: Notify,
+    /// Close with a reset instead of an end of stream, so that a cut cannot be taken for an end.
+    pub(super) reset: AtomicBool,
+}
+
+/// An open socket with its place in the pool.
+pub(super) struct Socket {
+    transport: Transport,
+    signals: Arc<Signals>,
+    silent: bool,
+    _slot: Slot,
+}
+
+impl Socket {
+    pub(super) fn new(transport: Transport, slot: Slot) -> Self {
+        Self { transport, signals: Arc::default(), silent: true, _slot: slot }
+    }
+
+    pub(super) fn signals(&self) -> Arc<Signals> {
+        self.signals.clone()
+    }
+
+    /// Whether ALPN chose HTTP/2.
+    pub(super) fn negotiated_h2(&self) -> bool {
+        match &self.transport {
+            Transport::Tls(stream) => stream.get_ref().1.alpn_protocol() == Some(b"h2"),
+            Transport::Tcp(_) | Transport::Unix(_) => false,
+        }
+    }
+
+    fn tcp(&self) -> Option<&TcpStream> {
+        match &self.transport {
+            Transport::Tcp(stream) => Some(stream),
+            Transport::Tls(stream) => Some(stream.get_ref().0),
+            Transport::Unix(_) => None,
+        }
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        if self.signals.reset.load(Ordering::Relaxed)
+            && let Some(stream) = self.tcp()
+        {
+            // Best effort: on failure the peer sees an ordinary close.
+            let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+        }
+    }
+}
+
+macro_rules! each {
+    ($self:ident, $stream:ident => $call:expr) => {
+        match &mut $self.get_mut().transport {
+            Transport::Tcp(stream) => {
+                let $stream = Pin::new(stream);
+                $call
+            }
+            Transport::Tls(stream) => {
+                let $stream = Pin::new(stream.as_mut());
+                $call
+            }
+            Transport::Unix(stream) => {
+                let $stream = Pin::new(stream);
+                $call
+            }
+        }
+    };
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.as_mut();
+        let poll = each!(this, stream => stream.poll_read(cx, buf));
+        if self.silent && poll.is_ready() {
+            self.silent = false;
+            self.signals.heard.notify_one();
+        }
+        poll
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        each!(self, stream => stream.poll_write(cx, buf))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self, stream => stream.poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self, stream => stream.poll_shutdown(cx))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        each!(self, stream => stream.poll_write_vectored(cx, bufs))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match &self.transport {
+            Transport::Tcp(stream) => stream.is_write_vectored(),
+            Transport::Tls(stream) => stream.is_write_vectored(),
+            Transport::Unix(stream) => stream.is_write_vectored(),
+        }
+    }
+}

@@ -47,9 +47,7 @@ impl Control {
 
     fn handle_frame(&mut self, kind: u64, payload: Bytes, shared: &Shared) -> Result<(), Error> {
         match kind {
-            frame::SETTINGS if self.settings => {
-                Err(Error::Connection(Code::FRAME_UNEXPECTED, "SETTINGS twice"))
-            }
+            frame::SETTINGS if self.settings => Err(Error::Connection(Code::FRAME_UNEXPECTED, "SETTINGS twice")),
             frame::SETTINGS => {
                 self.settings = true;
                 let settings = settings::parse(payload)?;

@@ -13,11 +13,11 @@ use tracing::trace;
 use super::body::{Body, Gate};
 use super::code::{Code, Error};
 use super::fields::{self, Head, Refusal};
+use super::priority;
 use super::receive::{Batch, End, Receiver};
 use super::respond::{self, Form, H3Interim, Stopped};
 use super::send::{Abort, Sender};
 use super::shared::{Active, Shared};
-use super::priority;
 use crate::clock;
 use crate::edge::listener::{Request, RequestBody, Serve};
 use crate::fault::{Fault, Kind, Side, Stage};
@@ -128,7 +128,14 @@ impl Exchange<'_> {
             RequestBody::Empty
         } else {
             let gate = Arc::clone(self.gate.insert(Arc::default()));
-            RequestBody::Stream(Box::pin(Body::new(receiver, batch, self.shared, length, head.protocol.is_some(), gate)?))
+            RequestBody::Stream(Box::pin(Body::new(
+                receiver,
+                batch,
+                self.shared,
+                length,
+                head.protocol.is_some(),
+                gate,
+            )?))
         };
         Ok(Request { head, body, client: Arc::clone(&self.shared.client), started: self.started })
     }

@@ -195,12 +195,7 @@ impl Writer<'_> {
 const WRONG_LENGTH: Abort = Abort::Fault(Fault::new(Stage::Listener, Side::Upstream, Kind::ResponseIncomplete));
 
 /// The body's next frame; with `wait` it may be pending, otherwise that is [`Next::NotYet`].
-fn poll_next<B>(
-    body: &mut B,
-    stopped: &mut Stopped<'_>,
-    wait: bool,
-    cx: &mut Context<'_>,
-) -> Poll<Result<Next, Abort>>
+fn poll_next<B>(body: &mut B, stopped: &mut Stopped<'_>, wait: bool, cx: &mut Context<'_>) -> Poll<Result<Next, Abort>>
 where
     B: Body<Data = Bytes, Error = Fault> + Unpin,
 {

@@ -53,15 +53,7 @@ pub struct Sender {
 impl Sender {
     /// Writes wait for the client up to `timeout` without progress.
     pub fn new(stream: SendStream, timeout: Duration) -> Self {
-        Self {
-            stream,
-            pieces: Vec::new(),
-            queued: 0,
-            tail: BytesMut::new(),
-            over: false,
-            timeout,
-            updates_seen: 0,
-        }
+        Self { stream, pieces: Vec::new(), queued: 0, tail: BytesMut::new(), over: false, timeout, updates_seen: 0 }
     }
 
     /// The stream's id.
@@ -139,9 +131,8 @@ impl Sender {
         self.close_tail();
         while !self.pieces.is_empty() {
             let written = tokio::time::timeout(self.timeout, self.stream.write_chunks(&mut self.pieces)).await;
-            let written = written.map_err(|_| {
-                Abort::Fault(Fault::new(Stage::Listener, Side::Client, Kind::ConnectionWriteTimeout))
-            })?;
+            let written = written
+                .map_err(|_| Abort::Fault(Fault::new(Stage::Listener, Side::Client, Kind::ConnectionWriteTimeout)))?;
             let written = written.map_err(|error| match error {
                 WriteError::Stopped(_) => Abort::End(End::Cancelled),
                 _ => Abort::End(End::Lost),

@@ -182,9 +182,8 @@ fn take_type(head: &mut [u8; 8], have: &mut usize, bytes: &mut Bytes) -> Option<
 }
 
 fn spend(budget: &mut usize, bytes: usize) -> Result<(), Error> {
-    *budget = budget
-        .checked_sub(bytes)
-        .ok_or(Error::Connection(Code::EXCESSIVE_LOAD, "too many QPACK instructions"))?;
+    *budget =
+        budget.checked_sub(bytes).ok_or(Error::Connection(Code::EXCESSIVE_LOAD, "too many QPACK instructions"))?;
     Ok(())
 }
 

@@ -238,6 +238,11 @@ impl Record {
         self.finished = true;
     }
 
+    /// Time since the request's first byte.
+    pub fn age(&self) -> std::time::Duration {
+        clock::now().saturating_duration_since(self.started)
+    }
+
     /// How far the request came.
     pub fn phase(&self) -> Phase {
         match (self.headed, self.dispatched, self.routed) {

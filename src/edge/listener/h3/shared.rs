@@ -90,7 +90,7 @@ impl Shared {
     pub fn count_reset(&self) {
         let resets = self.resets.fetch_add(1, Ordering::Relaxed).saturating_add(1);
         let allowed = u64::from(self.context.limits.resets_max).saturating_add(self.requests() / 2);
-        if resets > allowed {
+        if resets > allowed && self.quinn.close_reason().is_none() {
             self.context.metrics.excessive_load.inc();
             self.close(Code::EXCESSIVE_LOAD, "too many stream resets");
         }

@@ -151,7 +151,7 @@ pub mod tests {
             let (code, length) = code_of(*symbol);
             bits.extend((0..length).rev().map(|bit| code >> bit & 1 == 1));
         }
-        while bits.len() % 8 != 0 {
+        while !bits.len().is_multiple_of(8) {
             bits.push(true);
         }
         bits.chunks(8).map(|byte| byte.iter().fold(0, |acc, bit| acc << 1 | u8::from(*bit))).collect()

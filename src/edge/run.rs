@@ -1,0 +1,359 @@
+//! Puts an edge together, runs it and ends it. Called by the binary; owns the worker threads.
+//!
+//! One thread per worker, each with a current-thread runtime, its own client UDP socket and TCP accept, and its own
+//! links. The main thread has a runtime for signals and the admin listener.
+
+use std::io;
+use std::net::{TcpListener, UdpSocket};
+use std::sync::Arc;
+use std::thread;
+
+use prometheus_client::registry::Registry;
+use tokio::runtime::Builder;
+use tokio_util::sync::CancellationToken;
+
+use super::acceptor::{Acceptor, accept_links};
+use super::dispatch::Dispatch;
+use super::dispatch::tunnels::Tunnels;
+use super::filter::{FilterMetrics, FilterState};
+use super::listener::admission::Admission;
+use super::listener::alt_svc::AltSvc;
+use super::listener::h3;
+use super::listener::metrics::ListenerMetrics;
+use super::listener::quic::{self, QuicListener, serve_quic};
+use super::listener::socket::{ClientSockets, bind_client};
+use super::listener::tcp::{self, serve_tcp};
+use super::listener::tls::{self, Certificates};
+use super::route::Routes;
+use super::serve::{Edge, Spine};
+use crate::admin::{self, Admin, AdminSocket, Readiness};
+use crate::config::EdgeConfig;
+use crate::fields::Via;
+use crate::observe::access::AccessLog;
+use crate::observe::log::{self, Log};
+use crate::observe::metrics::{self as process_metrics, RequestMetrics};
+use crate::observe::ready::Ready;
+use crate::observe::record::Observer;
+use crate::quic::{BindError, KeysError, QuicKeys, Worker, bind_udp, endpoint};
+use crate::signal::{Ended, Signals};
+use crate::task::{Shutdown, Tasks};
+use crate::tls::TlsError;
+use crate::tunnel::code::CloseCode;
+use crate::tunnel::control::Hello;
+use crate::tunnel::endpoint::{Credentials, EndpointError, transport};
+use crate::tunnel::metrics::TunnelMetrics;
+use crate::tunnel::peer::{Peers, Settings};
+
+/// Why an edge could not start or go on. Each message says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// An address cannot be bound.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The admin listener cannot be bound.
+    #[error("cannot listen for admin on {0}: {1}")]
+    Admin(String, io::Error),
+    /// A certificate or key cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The tunnel's certificate, key or CA cannot be used.
+    #[error("tunnel: {0}")]
+    Tunnel(#[from] EndpointError),
+    /// The keys in `state_dir` cannot be used.
+    #[error(transparent)]
+    Keys(#[from] KeysError),
+    /// The log cannot be set up.
+    #[error(transparent)]
+    Log(#[from] log::LogError),
+    /// The system refuses something a process needs.
+    #[error("{0}")]
+    System(#[from] io::Error),
+}
+
+/// Runs an edge until a signal ends it.
+///
+/// # Errors
+/// When something it needs cannot be had; nothing runs then.
+pub fn run(config: EdgeConfig) -> Result<Ended, RunError> {
+    let log = log::init(&config.log)?;
+    let ended = Builder::new_current_thread().enable_all().build()?.block_on(async {
+        let process = Process::start(config, &log).await?;
+        Ok::<_, RunError>(process.supervise().await)
+    });
+    log.lines().close(std::time::Duration::from_secs(1));
+    ended
+}
+
+/// Everything that the workers share.
+struct Shared {
+    config: EdgeConfig,
+    edge: Arc<Edge>,
+    keys: QuicKeys,
+    certificates: Arc<Certificates>,
+    credentials: Credentials,
+    admission: Admission,
+    listener_metrics: ListenerMetrics,
+    h3_metrics: Arc<h3::H3Metrics>,
+    peers: Arc<Peers>,
+    tunnels: Arc<Tunnels>,
+    hello: Hello,
+    /// Clients' connections and requests: a drain waits for them.
+    clients: Tasks,
+    /// Links: they live until the clients are done.
+    links: Tasks,
+    /// Ends the workers.
+    end: CancellationToken,
+}
+
+/// A running edge.
+struct Process {
+    shared: Arc<Shared>,
+    shutdown: Shutdown,
+    signals: Signals,
+    workers: Vec<thread::JoinHandle<()>>,
+}
+
+/// The sockets of one worker.
+struct Sockets {
+    udp: Vec<(UdpSocket, AltSvc)>,
+    tcp: Vec<(TcpListener, AltSvc)>,
+    tunnel: UdpSocket,
+}
+
+impl Process {
+    async fn start(config: EdgeConfig, log: &Log) -> Result<Self, RunError> {
+        let shutdown = Shutdown::default();
+        let signals = Signals::new()?;
+        let mut registry = process_metrics::registry("edge");
+        log.lines().register(&mut registry);
+        let readiness = Readiness::new(shutdown.clone(), &["no_tunnel"]);
+        readiness.register(&mut registry);
+        let (sockets, mut ready) = bind(&config)?;
+        let shared = Arc::new(Shared::new(config, log, &mut registry, &shutdown, &readiness)?);
+        let status = shared.clone();
+        if let Some(listen) = &shared.config.admin {
+            let socket = AdminSocket::bind(listen).await.map_err(|e| RunError::Admin(format!("{listen:?}"), e))?;
+            ready.admin.push(socket.address());
+            let status = Box::new(move || status.status());
+            let admin = Admin { registry, readiness, status, shutdown: shutdown.clone() };
+            admin::start(socket, admin, &Tasks::new(shutdown.clone()));
+        }
+        let workers = start_workers(&shared, sockets)?;
+        ready.announce();
+        tracing::info!(pop = shared.config.name, workers = workers.len(), "edge ready");
+        Ok(Self { shared, shutdown, signals, workers })
+    }
+
+    async fn supervise(self) -> Ended {
+        let shared = self.shared;
+        let timeout = shared.config.drain.timeout;
+        let ended = self.signals.supervise(&self.shutdown, timeout, shared.clients.wait()).await;
+        for link in shared.tunnels.links() {
+            link.close(CloseCode::Done, "the PoP ends");
+        }
+        shared.end.cancel();
+        let joined = tokio::task::spawn_blocking(move || self.workers.into_iter().for_each(|w| drop(w.join())));
+        let _ = joined.await;
+        tracing::info!(?ended, "edge ended");
+        ended
+    }
+}
+
+impl Shared {
+    fn new(
+        config: EdgeConfig,
+        log: &Log,
+        registry: &mut Registry,
+        shutdown: &Shutdown,
+        readiness: &Readiness,
+    ) -> Result<Self, RunError> {
+        let services = || config.services.iter().map(|service| service.name.as_str());
+        let access = config.log.access.then(|| AccessLog::edge(log.lines().clone(), log.form(), &config.name));
+        let requests = RequestMetrics::register(registry, "edge", services());
+        let limits = Arc::new(config.limits.clone());
+        let edge = Edge {
+            name: config.name.as_str().into(),
+            limits: limits.clone(),
+            trusted: config.trusted.clone(),
+            routes: Routes::new(&config.services),
+            filter: FilterState::new(&config.name, &limits, FilterMetrics::register(registry)),
+            observer: Observer::new(access, requests, shutdown.clone()),
+            via: Via::new(&config.name),
+        };
+        let settings = Arc::new(Settings::new(&config.tunnel.limits));
+        let hello = Hello {
+            node: config.name.clone(),
+            instance: fastrand::u64(..1 << 62),
+            build: env!("CARGO_PKG_VERSION").into(),
+            sends: true,
+            window: settings.window,
+            workers: config.workers as u64,
+            ..Hello::default()
+        };
+        let readiness = readiness.clone();
+        let tunnels = Arc::new(Tunnels::new(services(), move |any| readiness.set("no_tunnel", !any)));
+        let links = Tasks::new(shutdown.clone());
+        Ok(Self {
+            edge: Arc::new(edge),
+            keys: QuicKeys::load(config.state_dir.as_deref())?,
+            certificates: Certificates::load(&config.certificates)?,
+            credentials: Credentials::load(&config.tunnel.identity)?,
+            admission: Admission::new(&limits),
+            listener_metrics: ListenerMetrics::register(registry),
+            h3_metrics: Arc::new(h3::H3Metrics::register(registry)),
+            peers: Arc::new(Peers::new(settings, links.clone(), TunnelMetrics::register(registry))),
+            tunnels,
+            hello,
+            clients: Tasks::new(shutdown.clone()),
+            links,
+            end: CancellationToken::new(),
+            config,
+        })
+    }
+
+    fn status(&self) -> serde_json::Value {
+        serde_json::json!({
+            "pop": self.config.name,
+            "version": env!("CARGO_PKG_VERSION"),
+            "draining": self.clients.shutdown().is_draining(),
+            "retained_bytes": self.peers.settings().budget.used(),
+            "tunnels": self.tunnels.status(),
+        })
+    }
+
+    fn spine(&self, worker: usize) -> Spine {
+        let dispatch = Dispatch { tunnels: self.tunnels.clone(), worker, tasks: self.clients.clone() };
+        Spine { edge: self.edge.clone(), dispatch: Arc::new(dispatch) }
+    }
+}
+
+/// Binds everything before anything runs, so that an error leaves nothing behind.
+fn bind(config: &EdgeConfig) -> Result<(Vec<Sockets>, Ready), RunError> {
+    let mut ready = Ready::default();
+    let tunnel = bind_udp(config.tunnel.listen, config.workers)?;
+    ready.tunnel.extend(tunnel.first().and_then(|socket| socket.local_addr().ok()).map(|a| a.to_string()));
+    let mut sockets: Vec<_> =
+        tunnel.into_iter().map(|tunnel| Sockets { udp: Vec::new(), tcp: Vec::new(), tunnel }).collect();
+    for address in &config.listen {
+        let ClientSockets { address, udp, tcp } = bind_client(*address, config.workers, config.http3.enabled)?;
+        let alt_svc = AltSvc::new(&config.http3, address.port());
+        if !udp.is_empty() {
+            ready.http3.push(address.to_string());
+        }
+        ready.http2.push(address.to_string());
+        let mut udp = udp.into_iter();
+        for (worker, tcp) in sockets.iter_mut().zip(tcp) {
+            worker.udp.extend(udp.next().map(|socket| (socket, alt_svc.clone())));
+            worker.tcp.push((tcp, alt_svc.clone()));
+        }
+    }
+    Ok((sockets, ready))
+}
+
+fn start_workers(shared: &Arc<Shared>, sockets: Vec<Sockets>) -> Result<Vec<thread::JoinHandle<()>>, RunError> {
+    let count = sockets.len();
+    let mut threads = Vec::with_capacity(count);
+    for (index, sockets) in sockets.into_iter().enumerate() {
+        let worker = Worker::new(index, count).ok_or_else(|| io::Error::other("more than 256 workers"))?;
+        let servers = Servers::new(shared, worker)?;
+        let shared = shared.clone();
+        let body = move || match Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => runtime.block_on(async {
+                if let Err(error) = work(&shared, worker, servers, sockets).await {
+                    tracing::error!(%error, worker = worker.index(), "worker failed");
+                    shared.clients.shutdown().start_force();
+                }
+            }),
+            Err(error) => tracing::error!(%error, "worker cannot start"),
+        };
+        threads.push(thread::Builder::new().name(format!("worker-{index}")).spawn(body)?);
+    }
+    Ok(threads)
+}
+
+/// The TLS and QUIC configurations of one worker.
+struct Servers {
+    client: quinn::ServerConfig,
+    tunnel: quinn::ServerConfig,
+    tcp: Arc<rustls::ServerConfig>,
+}
+
+impl Servers {
+    fn new(shared: &Shared, _worker: Worker) -> Result<Self, RunError> {
+        let client_tls = tls::quic_config(shared.certificates.clone())?;
+        let transport = Arc::new(transport(&shared.config.tunnel.limits));
+        Ok(Self {
+            client: quic::server_config(client_tls, &shared.keys, &shared.config.limits),
+            tunnel: shared.credentials.server_config(transport, shared.keys.token_key())?,
+            tcp: tls::tcp_config(shared.certificates.clone())?,
+        })
+    }
+}
+
+/// The life of one worker: its listeners and its links, until the process ends.
+async fn work(shared: &Arc<Shared>, worker: Worker, servers: Servers, sockets: Sockets) -> io::Result<()> {
+    let (limits, spine) = (shared.edge.limits.clone(), shared.spine(worker.index()));
+    let admission = if worker.index() == 0 { shared.admission.clone() } else { shared.admission.for_worker() };
+    let listeners = Tasks::new(shared.clients.shutdown().clone());
+    for (socket, alt_svc) in sockets.udp {
+        let config = shared.keys.endpoint_config(worker);
+        let endpoint = endpoint(config, Some(servers.client.clone()), socket)?;
+        let listener = QuicListener {
+            limits: limits.clone(),
+            admission: admission.clone(),
+            metrics: shared.listener_metrics.clone(),
+            tasks: shared.clients.clone(),
+            alt_svc,
+        };
+        let (spine, context) = (spine.clone(), h3_context(shared));
+        let connection =
+            move |connection, client| h3::connection(connection, client, spine.clone(), context.clone());
+        listeners.spawn(async move {
+            if let Err(error) = serve_quic(endpoint, listener, connection).await {
+                tracing::error!(%error, "HTTP/3 is gone on this worker");
+            }
+        });
+    }
+    for (socket, alt_svc) in sockets.tcp {
+        let listener = tcp::TcpListener {
+            name: shared.edge.name.clone(),
+            limits: limits.clone(),
+            admission: admission.clone(),
+            metrics: shared.listener_metrics.clone(),
+            tasks: shared.clients.clone(),
+            alt_svc,
+            tls: servers.tcp.clone(),
+        };
+        let spine = spine.clone();
+        listeners.spawn(async move {
+            if let Err(error) = serve_tcp(socket, listener, spine).await {
+                tracing::error!(%error, "TCP listener failed");
+            }
+        });
+    }
+    let tunnel = endpoint(shared.keys.endpoint_config(worker), Some(servers.tunnel), sockets.tunnel)?;
+    let hello = Hello { worker: worker.index() as u64, ..shared.hello.clone() };
+    let acceptor = Acceptor {
+        worker: worker.index(),
+        hello,
+        peers: shared.peers.clone(),
+        tunnels: shared.tunnels.clone(),
+        tasks: shared.links.clone(),
+    };
+    tokio::select! {
+        () = accept_links(tunnel.clone(), acceptor) => {}
+        () = shared.end.cancelled() => {}
+    }
+    tunnel.close(CloseCode::Done.varint(), b"the PoP ends");
+    let _ = tokio::time::timeout(std::time::Duration::from_millis(500), tunnel.wait_idle()).await;
+    Ok(())
+}
+
+fn h3_context(shared: &Shared) -> h3::Context {
+    h3::Context {
+        limits: shared.edge.limits.clone(),
+        name: shared.edge.name.clone(),
+        metrics: shared.h3_metrics.clone(),
+        tasks: shared.clients.clone(),
+    }
+}

@@ -12,14 +12,19 @@
 //! 7. [`origin::gateway`] turns the exchange into an upstream request.
 //! 8. [`origin::upstream`] sends it on a pooled connection and the response goes back the same way.
 
+pub mod ca;
 pub mod admin;
 pub mod clock;
 pub mod config;
+pub mod crypto;
 pub mod edge;
+pub mod exit;
 pub mod fault;
 pub mod fields;
 pub mod observe;
 pub mod origin;
+pub mod quic;
 pub mod signal;
 pub mod task;
+pub mod tls;
 pub mod tunnel;

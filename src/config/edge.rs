@@ -1,11 +1,13 @@
 //! The checked configuration of `edge`.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::raw;
+use super::report::Errors;
 use super::values::{AdminListen, Drain, HostPattern, Log, TunnelIdentity, TunnelLimits};
 
 /// Everything `edge run` needs to know.
@@ -37,6 +39,18 @@ pub struct EdgeConfig {
     pub drain: Drain,
     /// Logging.
     pub log: Log,
+}
+
+impl EdgeConfig {
+    /// Reads and checks a file, or says everything that is wrong with it.
+    pub fn load(path: &Path) -> Result<Self, Errors> {
+        raw::load(path, raw::edge)
+    }
+
+    /// Checks `text`. `file_name` only appears in errors; relative paths start at `base_dir`.
+    pub fn from_str(text: &str, file_name: &str, base_dir: &Path) -> Result<Self, Errors> {
+        raw::parse(text, file_name, base_dir, raw::edge)
+    }
 }
 
 /// A site certificate chain and its key (PEM files).

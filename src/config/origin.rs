@@ -1,8 +1,10 @@
 //! The checked configuration of `origin`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::raw;
+use super::report::Errors;
 use super::values::{AdminListen, Drain, Log, TunnelIdentity, TunnelLimits};
 
 /// Everything `origin run` needs to know.
@@ -28,8 +30,29 @@ pub struct OriginConfig {
     pub log: Log,
 }
 
+/// Default of `pops_wanted`, as far as there are so many.
+pub(super) const POPS_WANTED: usize = 2;
+/// Default of `links`.
+pub(super) const LINKS: usize = 2;
+/// Default of `backoff_max`.
+pub(super) const BACKOFF_MAX: Duration = Duration::from_secs(10);
+/// Default of `dial_timeout`.
+pub(super) const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
+
+impl OriginConfig {
+    /// Reads and checks a file, or says everything that is wrong with it.
+    pub fn load(path: &Path) -> Result<Self, Errors> {
+        raw::load(path, raw::origin)
+    }
+
+    /// Checks `text`. `file_name` only appears in errors; relative paths start at `base_dir`.
+    pub fn from_str(text: &str, file_name: &str, base_dir: &Path) -> Result<Self, Errors> {
+        raw::parse(text, file_name, base_dir, raw::origin)
+    }
+}
+
 /// `host:port` of a PoP's tunnel listener; the host is resolved anew for each dial.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PopAddress {
     /// DNS name or IP address.
     pub host: String,

@@ -20,6 +20,12 @@ pub struct Drain {
     pub timeout: Duration,
 }
 
+impl Default for Drain {
+    fn default() -> Self {
+        Self { timeout: Duration::from_secs(30) }
+    }
+}
+
 /// What is logged, and how.
 #[derive(Clone, Debug)]
 pub struct Log {
@@ -29,6 +35,12 @@ pub struct Log {
     pub format: LogFormat,
     /// Whether a line per request is logged. Default true.
     pub access: bool,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { level: "info".to_owned(), format: LogFormat::Auto, access: true }
+    }
 }
 
 /// The form of a log line.
@@ -42,8 +54,9 @@ pub enum LogFormat {
     Json,
 }
 
-/// A host that a route serves: exact (`www.example.com`) or one wildcard label (`*.example.org`), lower case.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+/// A host that a route serves: exact (`www.example.com`, `192.0.2.7`, `[2001:db8::7]` with its brackets and in the
+/// shortest spelling) or everything below one (`*.example.org`), lower case, without port.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum HostPattern {
     /// Exactly this host.
     Exact(String),

@@ -3,4 +3,18 @@
 //!
 //! Imports neither `edge` nor `origin`.
 
+pub mod block;
+pub mod code;
+pub mod control;
+pub mod endpoint;
+pub mod exchange;
+pub mod link;
+pub mod liveness;
+pub mod identity;
 pub mod message;
+pub mod metrics;
+pub mod peer;
+mod resume;
+#[cfg(test)]
+mod tests;
+pub mod wire;

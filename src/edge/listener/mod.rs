@@ -3,6 +3,16 @@
 //! This is the one seam between protocols and the spine: a listener makes a [`Request`], calls the [`Serve`] it was
 //! given, and writes what comes back. Protocol rules are enforced here; nothing behind the seam knows the protocol.
 
+pub mod admission;
+pub mod alt_svc;
+pub mod h3;
+pub mod head;
+pub mod metrics;
+pub mod quic;
+pub mod socket;
+pub mod tcp;
+pub mod tls;
+
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;

@@ -1,0 +1,195 @@
+//! Stage 1, QUIC connections of clients: limits, address validation, handshake. What runs on an established connection
+//! (HTTP/3) is handed in.
+//!
+//! Called once per worker and client address. Owns the endpoint and the tasks of its connections.
+
+use std::future::{Future, IntoFuture};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use quinn::congestion::CubicConfig;
+use quinn::crypto::rustls::{HandshakeData, QuicServerConfig};
+use quinn::{Connection, Endpoint, IdleTimeout, Incoming, MtuDiscoveryConfig, ServerConfig, TransportConfig, VarInt};
+
+use super::admission::{Admission, Permit};
+use super::alt_svc::AltSvc;
+use super::metrics::ListenerMetrics;
+use super::{Client, Protocol};
+use crate::config::Limits;
+use crate::quic::QuicKeys;
+use crate::task::Tasks;
+
+/// HTTP/3 needs 3 (control and two for QPACK); the rest is for streams of unknown types, which clients open as grease.
+const UNI_STREAMS_MAX: u32 = 8;
+/// What one client may send before its first packet was looked at; we look at once and never take early data.
+const INCOMING_BUFFER_MAX: u64 = 16 << 10;
+/// H3_NO_ERROR.
+const NO_ERROR: VarInt = VarInt::from_u32(0x100);
+/// How long the last CONNECTION_CLOSE frames may take.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Everything the accept loop of one worker needs besides its endpoint.
+#[derive(Clone)]
+pub struct QuicListener {
+    /// Bounds.
+    pub limits: Arc<Limits>,
+    /// Connections and handshakes of this worker.
+    pub admission: Admission,
+    /// Counters.
+    pub metrics: ListenerMetrics,
+    /// Owner of the connections; its signals end the loop.
+    pub tasks: Tasks,
+    /// Withdrawn when this endpoint stops taking connections.
+    pub alt_svc: AltSvc,
+}
+
+/// The endpoint's socket failed: HTTP/3 is gone on this worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the QUIC endpoint lost its socket")]
+pub struct SocketLost;
+
+/// The QUIC configuration for clients.
+pub fn server_config(tls: Arc<QuicServerConfig>, keys: &QuicKeys, limits: &Limits) -> ServerConfig {
+    let mut config = ServerConfig::new(tls, keys.token_key());
+    config
+        .transport_config(Arc::new(transport_config(limits)))
+        .migration(true)
+        .max_incoming(limits.handshakes_max)
+        .incoming_buffer_size(INCOMING_BUFFER_MAX)
+        .incoming_buffer_size_total(INCOMING_BUFFER_MAX.saturating_mul(64));
+    config
+}
+
+/// Windows and streams by `limits`, so that one client pins a known amount of memory. No keep-alive from our side: an
+/// idle client may sleep.
+///
+/// CUBIC, although it starves on random loss: BBR of quinn 0.11 keeps its rate there but has its pacer ignored and drops
+/// 30 to 50 % of what it sends, at the cost of every other flow on the client's link.
+fn transport_config(limits: &Limits) -> TransportConfig {
+    let idle = IdleTimeout::try_from(limits.idle_timeout).unwrap_or(VarInt::MAX.into());
+    let mut transport = TransportConfig::default();
+    transport
+        .max_concurrent_bidi_streams(limits.streams_max.into())
+        .max_concurrent_uni_streams(UNI_STREAMS_MAX.into())
+        .stream_receive_window(limits.stream_window.into())
+        .receive_window(limits.connection_window.into())
+        .send_window(limits.send_window)
+        .max_idle_timeout(Some(idle))
+        .keep_alive_interval(None)
+        .datagram_receive_buffer_size(None)
+        .mtu_discovery_config(Some(MtuDiscoveryConfig::default()))
+        .congestion_controller_factory(Arc::new(CubicConfig::default()));
+    transport
+}
+
+/// Accepts connections until drain has begun and the last one has ended. Every established connection is given to
+/// `connection`, whose future is its life.
+///
+/// # Errors
+/// When the socket fails for good; connections are lost then.
+pub async fn serve_quic<F, R>(endpoint: Endpoint, listener: QuicListener, connection: F) -> Result<(), SocketLost>
+where
+    F: Fn(Connection, Arc<Client>) -> R + Clone + Send + 'static,
+    R: Future<Output = ()> + Send + 'static,
+{
+    let connections = listener.tasks.child();
+    let mut draining = false;
+    loop {
+        tokio::select! {
+            incoming = endpoint.accept() => match incoming {
+                None => {
+                    listener.alt_svc.withdraw();
+                    return Err(SocketLost);
+                }
+                Some(incoming) if draining => {
+                    listener.metrics.refused_draining.inc();
+                    incoming.refuse();
+                }
+                Some(incoming) => {
+                    if let Some(admitted) = listener.admit(incoming) {
+                        connections.spawn(listener.clone().run(endpoint.clone(), admitted, connection.clone()));
+                    }
+                }
+            },
+            () = listener.tasks.draining(), if !draining => {
+                draining = true;
+                listener.alt_svc.withdraw();
+            }
+            () = connections.wait(), if draining => break,
+        }
+    }
+    endpoint.close(NO_ERROR, b"");
+    // Late packets are only worth a short wait.
+    let _ = tokio::time::timeout(CLOSE_TIMEOUT, endpoint.wait_idle()).await;
+    Ok(())
+}
+
+/// A connection that was let in: its Initial, its place, its handshake's place.
+type Admitted = (Incoming, Permit, Permit);
+
+impl QuicListener {
+    /// Validates the address first when handshakes pile up, so that spoofed packets never take a place.
+    fn admit(&self, incoming: Incoming) -> Option<Admitted> {
+        if !incoming.remote_address_validated() && self.admission.wants_retry() {
+            self.metrics.retries.inc();
+            // An unvalidated client may always be asked.
+            let _ = incoming.retry();
+            return None;
+        }
+        match self.admission.admit() {
+            Ok((connection, handshake)) => Some((incoming, connection, handshake)),
+            Err(refusal) => {
+                self.metrics.refuse(refusal);
+                incoming.refuse();
+                None
+            }
+        }
+    }
+
+    async fn run<F, R>(self, endpoint: Endpoint, (incoming, place, handshake): Admitted, connection: F)
+    where
+        F: Fn(Connection, Arc<Client>) -> R,
+        R: Future<Output = ()>,
+    {
+        let established = self.handshake(incoming).await;
+        drop(handshake);
+        let Some(established) = established else { return };
+        let client = Arc::new(client_of(&established, endpoint.local_addr().ok()));
+        let open = self.metrics.open(Protocol::Http3);
+        connection(established, client).await;
+        drop((place, open));
+    }
+
+    async fn handshake(&self, incoming: Incoming) -> Option<Connection> {
+        let address = incoming.remote_address();
+        match tokio::time::timeout(self.limits.header_timeout, incoming.into_future()).await {
+            Ok(Ok(connection)) => return Some(connection),
+            Ok(Err(error)) => {
+                self.metrics.handshakes_failed.inc();
+                tracing::debug!(%address, %error, "QUIC handshake failed");
+            }
+            Err(_) => {
+                self.metrics.handshakes_late.inc();
+                tracing::debug!(%address, "QUIC handshake took too long");
+            }
+        }
+        None
+    }
+}
+
+fn client_of(connection: &Connection, bound: Option<SocketAddr>) -> Client {
+    let address = connection.remote_address();
+    let handshake = connection.handshake_data().and_then(|data| data.downcast::<HandshakeData>().ok());
+    let bound = bound.unwrap_or(SocketAddr::new(address.ip(), 0));
+    Client {
+        address,
+        local: SocketAddr::new(connection.local_ip().unwrap_or(bound.ip()), bound.port()),
+        protocol: Protocol::Http3,
+        sni: handshake.and_then(|data| data.server_name),
+    }
+}
+
+#[cfg(test)]
+#[path = "quic_tests.rs"]
+mod tests;

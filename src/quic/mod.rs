@@ -1,0 +1,12 @@
+//! What the QUIC endpoints of both binaries share: keys that survive a restart, connection IDs that name a worker, and
+//! groups of UDP sockets steered by them.
+//!
+//! Called by the edge's HTTP/3 listener and by both ends of the tunnel. Knows nothing of what runs on a connection.
+
+mod cid;
+mod keys;
+mod socket;
+
+pub use cid::{CidGenerator, Worker, initial_cid};
+pub use keys::{KeysError, QuicKeys};
+pub use socket::{BindError, WORKERS_MAX, bind_udp, endpoint};

@@ -1,0 +1,314 @@
+//! Groups of UDP sockets on one address, one per worker, and the endpoints on them.
+//!
+//! The kernel sends each packet to the worker that its connection ID names, so that no packet crosses cores and a
+//! client that changes its address stays where its connection is. Called at the start by the edge for clients and for
+//! tunnels; owns nothing afterwards.
+
+use std::fmt;
+use std::io::{self, IoSliceMut};
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::task::{Context, Poll};
+
+use quinn::udp::{RecvMeta, Transmit};
+use quinn::{AsyncUdpSocket, EndpointConfig, Runtime, ServerConfig, TokioRuntime, UdpPoller};
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// Sockets in a group: the steering byte tells no more apart.
+pub const WORKERS_MAX: usize = 256;
+/// Asked of the kernel for each socket; it gives what net.core.{r,w}mem_max allow. 2 MiB hold 15 ms of 1 Gbit/s.
+const BUFFER_LEN: usize = 2 << 20;
+/// Receive errors in a row after which the socket counts as broken.
+const RECEIVE_ERRORS_MAX: u32 = 64;
+
+/// An address that cannot be used; the message names it and says what to do.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {transport} {address}: {source}{}", advice(source, address))]
+pub struct BindError {
+    /// `UDP` or `TCP`.
+    pub transport: &'static str,
+    /// The address.
+    pub address: SocketAddr,
+    /// Why.
+    pub source: io::Error,
+}
+
+fn advice(error: &io::Error, address: &SocketAddr) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse if address.is_ipv6() => {
+            " (stop the process that has it or choose another port; [::] takes IPv4 too, so do not also listen on 0.0.0.0)"
+        }
+        io::ErrorKind::AddrInUse => {
+            " (stop the process that has it or choose another port; [::] on the same port takes IPv4 too)"
+        }
+        io::ErrorKind::PermissionDenied => {
+            " (ports below 1024 need CAP_NET_BIND_SERVICE: AmbientCapabilities= in a systemd unit, or setcap)"
+        }
+        io::ErrorKind::AddrNotAvailable => " (no interface of this machine has the address)",
+        _ => "",
+    }
+}
+
+/// Binds one UDP socket per worker on `address`, in the order of the workers' indices. Port 0 picks one port for all.
+///
+/// All sockets of a group must live until the process ends: when one closes, the last takes its index.
+///
+/// # Errors
+/// When the address is taken (also by an earlier instance of ourselves) or not ours to use.
+pub fn bind_udp(address: SocketAddr, workers: usize) -> Result<Vec<UdpSocket>, BindError> {
+    bind_group(address, workers).map_err(|source| BindError { transport: "UDP", address, source })
+}
+
+fn bind_group(address: SocketAddr, workers: usize) -> io::Result<Vec<UdpSocket>> {
+    if !(1..=WORKERS_MAX).contains(&workers) {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("1 to {WORKERS_MAX} workers, not {workers}")));
+    }
+    // The first is bound without SO_REUSEPORT: another process's sockets, which would silently take a share of our
+    // packets, become an error.
+    let first = new_socket(address)?;
+    first.bind(&address.into())?;
+    first.set_reuse_port(true)?;
+    let bound: SocketAddr = first.local_addr()?.as_socket().ok_or(io::ErrorKind::InvalidInput)?;
+    let mut group = vec![first];
+    for _ in 1..workers {
+        let next = new_socket(bound)?;
+        next.set_reuse_port(true)?;
+        next.bind(&bound.into())?;
+        group.push(next);
+    }
+    if let (Some(first), Ok(workers @ 2..)) = (group.first(), u32::try_from(workers)) {
+        steer(first, workers)?;
+    }
+    Ok(group.into_iter().map(UdpSocket::from).collect())
+}
+
+fn new_socket(address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    socket.set_nonblocking(true)?;
+    // Too little buffer costs packets in bursts and nothing else: not worth an error.
+    for result in [socket.set_recv_buffer_size(BUFFER_LEN), socket.set_send_buffer_size(BUFFER_LEN)] {
+        if let Err(error) = result {
+            tracing::debug!(%address, %error, "UDP buffer size not set");
+        }
+    }
+    Ok(socket)
+}
+
+/// Attaches the steering program to the group: the first byte of the destination connection ID modulo `workers` is the
+/// index of the socket. The ID begins at offset 6 in a long header and 1 in a short one (RFC 8999 section 5). The
+/// kernel runs it on the UDP payload; a packet too short for its load goes to socket 0, where quinn drops it.
+fn steer(socket: &Socket, workers: u32) -> io::Result<()> {
+    use libc::{BPF_A, BPF_ABS, BPF_ALU, BPF_B, BPF_JMP, BPF_JSET, BPF_K, BPF_LD, BPF_MOD, BPF_RET};
+    let load_byte = BPF_LD | BPF_B | BPF_ABS;
+    let program = [
+        instruction(load_byte, 0, 0, 0),
+        instruction(BPF_JMP | BPF_JSET | BPF_K, 0, 2, 0x80), // long header?
+        instruction(load_byte, 0, 0, 6),
+        instruction(BPF_JMP | libc::BPF_JA, 0, 0, 1),
+        instruction(load_byte, 0, 0, 1),
+        instruction(BPF_ALU | BPF_MOD | BPF_K, 0, 0, workers),
+        instruction(BPF_RET | BPF_A, 0, 0, 0),
+    ];
+    let program = libc::sock_fprog { len: 7, filter: program.as_ptr().cast_mut() };
+    let length = libc::socklen_t::try_from(size_of::<libc::sock_fprog>()).map_err(io::Error::other)?;
+    // SAFETY: the descriptor is open for the length of the call; `program` points to 7 instructions that outlive it, and
+    // the kernel copies them and writes nothing through the pointer.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_REUSEPORT_CBPF,
+            (&raw const program).cast(),
+            length,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+fn instruction(code: u32, jt: u8, jf: u8, k: u32) -> libc::sock_filter {
+    // Every code is below 256.
+    libc::sock_filter { code: u16::try_from(code).unwrap_or(u16::MAX), jt, jf, k }
+}
+
+/// An endpoint on `socket`, driven by the current runtime. Without a server configuration it can only dial.
+///
+/// # Errors
+/// When the socket cannot be registered with the runtime.
+pub fn endpoint(
+    config: EndpointConfig,
+    server: Option<ServerConfig>,
+    socket: UdpSocket,
+) -> io::Result<quinn::Endpoint> {
+    let runtime = Arc::new(TokioRuntime);
+    let socket = Arc::new(Hardy { inner: runtime.wrap_udp_socket(socket)?, errors: AtomicU32::new(0) });
+    quinn::Endpoint::new_with_abstract_socket(config, server, socket, runtime)
+}
+
+/// A socket that outlives receive errors. quinn ends the whole endpoint, with every connection on it, at the first one;
+/// but what Linux reports there (ENOMEM, ENETDOWN, an ICMP error) is about a moment or one peer.
+struct Hardy {
+    inner: Arc<dyn AsyncUdpSocket>,
+    errors: AtomicU32,
+}
+
+impl fmt::Debug for Hardy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.inner.fmt(f)
+    }
+}
+
+impl AsyncUdpSocket for Hardy {
+    fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
+        self.inner.clone().create_io_poller()
+    }
+
+    fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+        self.inner.try_send(transmit)
+    }
+
+    fn poll_recv(
+        &self,
+        cx: &mut Context<'_>,
+        bufs: &mut [IoSliceMut<'_>],
+        meta: &mut [RecvMeta],
+    ) -> Poll<io::Result<usize>> {
+        match self.inner.poll_recv(cx, bufs, meta) {
+            Poll::Ready(Err(error)) => {
+                if self.errors.fetch_add(1, Ordering::Relaxed) >= RECEIVE_ERRORS_MAX {
+                    return Poll::Ready(Err(error));
+                }
+                tracing::warn!(%error, "UDP receive failed, going on");
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            Poll::Ready(Ok(count)) => {
+                self.errors.store(0, Ordering::Relaxed);
+                Poll::Ready(Ok(count))
+            }
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.inner.local_addr()
+    }
+
+    fn max_transmit_segments(&self) -> usize {
+        self.inner.max_transmit_segments()
+    }
+
+    fn max_receive_segments(&self) -> usize {
+        self.inner.max_receive_segments()
+    }
+
+    fn may_fragment(&self) -> bool {
+        self.inner.may_fragment()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn loopback() -> SocketAddr {
+        "127.0.0.1:0".parse().unwrap()
+    }
+
+    /// Sends one packet and tells which socket of the group got it.
+    fn receiver(group: &[UdpSocket], packet: &[u8]) -> usize {
+        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+        client.send_to(packet, group[0].local_addr().unwrap()).unwrap();
+        // Loopback delivers within send_to.
+        let got: Vec<usize> = (0..group.len()).filter(|&i| group[i].recv_from(&mut [0; 64]).is_ok()).collect();
+        assert_eq!(got.len(), 1, "one socket gets it");
+        got[0]
+    }
+
+    #[test]
+    fn packets_go_to_the_socket_that_the_connection_id_names() {
+        for workers in [1, 2, 3, 7] {
+            let group = bind_udp(loopback(), workers).unwrap();
+            for byte in 0..=255_u8 {
+                let short = [0x40, byte, 1, 2, 3];
+                let long = [0xc0, 0, 0, 0, 1, 8, byte, 1, 2, 3];
+                assert_eq!(receiver(&group, &short), usize::from(byte) % workers);
+                assert_eq!(receiver(&group, &long), usize::from(byte) % workers);
+            }
+        }
+    }
+
+    #[test]
+    fn runts_reach_some_socket_and_hurt_nobody() {
+        let group = bind_udp(loopback(), 3).unwrap();
+        for runt in [&[0x40][..], &[0xc0], &[0xc0, 0, 0, 0, 1, 0]] {
+            assert_eq!(receiver(&group, runt), 0);
+        }
+    }
+
+    #[test]
+    fn a_second_instance_gets_an_error_that_names_the_address() {
+        let group = bind_udp(loopback(), 2).unwrap();
+        let address = group[0].local_addr().unwrap();
+        let error = bind_udp(address, 2).unwrap_err().to_string();
+        assert!(error.contains(&format!("UDP {address}")) && error.contains("choose another port"), "{error}");
+    }
+
+    #[test]
+    fn all_sockets_share_one_port_and_ipv6_takes_ipv4_too() {
+        let group = bind_udp("[::]:0".parse().unwrap(), 2).unwrap();
+        let port = group[0].local_addr().unwrap().port();
+        assert!(group.iter().all(|socket| socket.local_addr().unwrap().port() == port));
+        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+        client.send_to(&[0x40, 1, 0], ("127.0.0.1", port)).unwrap();
+        assert!(group[1].recv_from(&mut [0; 8]).is_ok());
+    }
+
+    #[test]
+    fn the_number_of_workers_is_bounded() {
+        assert!(bind_udp(loopback(), 0).is_err());
+        assert!(bind_udp(loopback(), WORKERS_MAX + 1).is_err());
+    }
+
+    #[derive(Debug)]
+    struct Failing(AtomicU32);
+
+    impl AsyncUdpSocket for Failing {
+        fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
+            unreachable!("nothing is sent")
+        }
+        fn try_send(&self, _: &Transmit<'_>) -> io::Result<()> {
+            Ok(())
+        }
+        fn poll_recv(
+            &self,
+            _: &mut Context<'_>,
+            _: &mut [IoSliceMut<'_>],
+            _: &mut [RecvMeta],
+        ) -> Poll<io::Result<usize>> {
+            match self.0.fetch_add(1, Ordering::Relaxed) {
+                5 => Poll::Ready(Ok(1)),
+                _ => Poll::Ready(Err(io::ErrorKind::ConnectionRefused.into())),
+            }
+        }
+        fn local_addr(&self) -> io::Result<SocketAddr> {
+            Ok(loopback())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_passing_receive_error_is_survived_and_a_lasting_one_is_not() {
+        let hardy = Hardy { inner: Arc::new(Failing(AtomicU32::new(0))), errors: AtomicU32::new(0) };
+        let recv = || std::future::poll_fn(|cx| hardy.poll_recv(cx, &mut [], &mut []));
+        let deadline = Duration::from_secs(5);
+        assert_eq!(tokio::time::timeout(deadline, recv()).await.unwrap().unwrap(), 1);
+        assert!(tokio::time::timeout(deadline, recv()).await.unwrap().is_err());
+    }
+}

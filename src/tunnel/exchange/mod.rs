@@ -1,0 +1,464 @@
+//! Layer 2: the exchange, a resumable pair of byte streams between an edge and an origin, one per request.
+//!
+//! It rides on one QUIC stream of one link at a time (its *attachment*). When the link dies the edge re-attaches it to
+//! a stream of another link between the same two processes and both directions go on at the offsets received: neither
+//! the client nor the upstream sees anything. The bookkeeping is in the sans-IO [`sender`] and [`receiver`]; this file
+//! joins it to quinn streams.
+//!
+//! The preamble of a stream is OPEN (counter), or RESUME (counter, generation, received offset), which is answered by
+//! RESUMED (generation, received offset). The exchange's id is the edge's instance (from HELLO) and the counter.
+
+mod half;
+pub mod preamble;
+pub mod receiver;
+pub mod retention;
+pub mod sender;
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Instant;
+
+use bytes::{Buf, Bytes, BytesMut};
+use parking_lot::Mutex;
+use quinn::{ReadError, RecvStream, SendStream, WriteError};
+
+use self::preamble::Preamble;
+use self::receiver::Receiver;
+use self::sender::Sender;
+use super::code::ResetCode;
+use super::control::Ack;
+use super::link::Link;
+use super::peer::Peer;
+use crate::clock;
+use crate::fault::{Fault, Kind, Retry, Side, Stage};
+
+pub use self::half::{Event, ExchangeReader, ExchangeWriter};
+
+/// Pieces taken from or given to a stream in one call.
+const PIECES: usize = 32;
+
+/// The stream an exchange rides on now.
+struct Attachment {
+    link: Arc<Link>,
+    send: SendStream,
+    recv: RecvStream,
+    /// What is left of the preamble that opens the stream; not part of the direction's bytes.
+    lead: Bytes,
+}
+
+impl Attachment {
+    /// Gives the streams up with `code`; never a clean end.
+    fn abandon(mut self, code: ResetCode) {
+        let _ = self.send.reset(code.varint());
+        let _ = self.recv.stop(code.varint());
+    }
+}
+
+struct State {
+    send: Sender,
+    recv: Receiver,
+    attachment: Option<Attachment>,
+    /// Counts attachments; a stale one is refused.
+    generation: u64,
+    /// FIN went to the present attachment.
+    finished: bool,
+    /// Both halves were dropped by their owners; only acknowledgements are awaited.
+    halves: u8,
+    failed: Option<Fault>,
+    /// Kept bytes are being sent again by a task of their own, which alone polls the send stream meanwhile.
+    driving: bool,
+    send_waker: Option<Waker>,
+    drive_waker: Option<Waker>,
+    recv_waker: Option<Waker>,
+}
+
+impl State {
+    fn flush_slot(&mut self, driver: bool) -> &mut Option<Waker> {
+        if driver { &mut self.drive_waker } else { &mut self.send_waker }
+    }
+}
+
+/// One exchange, shared by its two halves and the peer's table.
+pub struct Exchange {
+    counter: u64,
+    peer: Arc<Peer>,
+    /// The edge opens and re-attaches; the gateway waits for it.
+    owner: bool,
+    started: Instant,
+    state: Mutex<State>,
+}
+
+/// What an attachment could do.
+enum Polled<T> {
+    Ready(T),
+    Pending,
+    /// The link is gone; the exchange is detached now.
+    Lost,
+}
+
+impl Exchange {
+    pub(super) fn new(
+        counter: u64,
+        peer: Arc<Peer>,
+        owner: bool,
+        link: Arc<Link>,
+        streams: (SendStream, RecvStream),
+    ) -> Arc<Self> {
+        let settings = peer.settings();
+        link.attach();
+        let mut lead = BytesMut::new();
+        if owner {
+            Preamble::Open { counter }.encode(&mut lead);
+        }
+        Arc::new(Self {
+            counter,
+            owner,
+            started: clock::now(),
+            state: Mutex::new(State {
+                send: Sender::new(peer.credit(), settings.budget.clone()),
+                recv: Receiver::new(settings.window, settings.window_max),
+                attachment: Some(Attachment { link, send: streams.0, recv: streams.1, lead: lead.freeze() }),
+                generation: 0,
+                finished: false,
+                halves: 2,
+                failed: None,
+                driving: false,
+                send_waker: None,
+                drive_waker: None,
+                recv_waker: None,
+            }),
+            peer,
+        })
+    }
+
+    /// The counter part of the exchange's id; the other part is the edge's instance.
+    pub fn counter(&self) -> u64 {
+        self.counter
+    }
+
+    /// When this end first saw it.
+    pub fn started(&self) -> Instant {
+        self.started
+    }
+
+    /// The process at the other end.
+    pub fn peer(&self) -> &Arc<Peer> {
+        &self.peer
+    }
+
+    fn append(&self, bytes: Bytes) {
+        let mut state = self.state.lock();
+        if state.failed.is_none() {
+            state.send.append(bytes);
+        }
+    }
+
+    /// Hands appended bytes to the stream; ready when all went, within the other end's credit.
+    ///
+    /// After a resume a task of its own (`driver`) sends what was kept, whether or not the writer asks; the writer
+    /// waits for it.
+    pub(super) fn poll_flush(self: &Arc<Self>, cx: &mut Context<'_>, driver: bool) -> Poll<Result<(), Fault>> {
+        let state = &mut *self.state.lock();
+        loop {
+            if let Some(fault) = state.failed {
+                return Poll::Ready(Err(fault));
+            }
+            if state.driving != driver {
+                return park(state.flush_slot(driver), cx);
+            }
+            let Some(attachment) = &mut state.attachment else {
+                return park(state.flush_slot(driver), cx);
+            };
+            let mut pieces = [const { Bytes::new() }; PIECES + 1];
+            let [lead, rest @ ..] = &mut pieces;
+            lead.clone_from(&attachment.lead);
+            let filled = state.send.poll_transmit(rest);
+            if filled == 0 {
+                if state.send.is_blocked_by_credit() {
+                    self.peer.metrics().credit_waits.inc();
+                    return park(state.flush_slot(driver), cx);
+                }
+                if state.send.is_ended() && !state.finished {
+                    state.finished = true;
+                    let _ = attachment.send.finish();
+                }
+                if driver {
+                    state.driving = false;
+                    wake(state);
+                }
+                return Poll::Ready(Ok(()));
+            }
+            let skip = usize::from(attachment.lead.is_empty());
+            match self.poll_write(state, cx, pieces.get_mut(skip..=filled).unwrap_or_default()) {
+                Polled::Ready(()) | Polled::Lost => {}
+                Polled::Pending => return park(state.flush_slot(driver), cx),
+            }
+        }
+    }
+
+    fn poll_write(self: &Arc<Self>, state: &mut State, cx: &mut Context<'_>, pieces: &mut [Bytes]) -> Polled<()> {
+        let Some(attachment) = &mut state.attachment else { return Polled::Lost };
+        let written = match pin!(attachment.send.write_chunks(pieces)).poll(cx) {
+            Poll::Pending => return Polled::Pending,
+            Poll::Ready(written) => written,
+        };
+        match written {
+            Ok(written) => {
+                let lead = written.bytes.min(attachment.lead.len());
+                attachment.lead.advance(lead);
+                state.send.handle_transmitted((written.bytes - lead) as u64);
+            }
+            Err(WriteError::Stopped(code)) => self.fail(state, ResetCode::from_varint(code).fault()),
+            Err(WriteError::ConnectionLost(_) | WriteError::ClosedStream | WriteError::ZeroRttRejected) => {
+                self.detach(state, ResetCode::Stale);
+                return Polled::Lost;
+            }
+        }
+        Polled::Ready(())
+    }
+
+    /// Takes received bytes into `pieces`, zero at the stream's clean end.
+    fn poll_read(self: &Arc<Self>, cx: &mut Context<'_>, pieces: &mut [Bytes]) -> Poll<Result<usize, Fault>> {
+        let state = &mut *self.state.lock();
+        if let Some(fault) = state.failed {
+            return Poll::Ready(Err(fault));
+        }
+        let Some(attachment) = &mut state.attachment else {
+            return park(&mut state.recv_waker, cx);
+        };
+        let read = match pin!(attachment.recv.read_chunks(pieces)).poll(cx) {
+            Poll::Pending => return park(&mut state.recv_waker, cx),
+            Poll::Ready(read) => read,
+        };
+        match read {
+            Ok(Some(count)) => {
+                let bytes: usize = pieces.iter().take(count).map(Bytes::len).sum();
+                Poll::Ready(self.handle_received(state, bytes as u64).map(|()| count))
+            }
+            Ok(None) => Poll::Ready(Ok(0)),
+            Err(ReadError::Reset(code)) => {
+                let fault = ResetCode::from_varint(code).fault();
+                self.fail(state, fault);
+                Poll::Ready(Err(fault))
+            }
+            Err(_) => {
+                self.detach(state, ResetCode::Stale);
+                match state.failed {
+                    Some(fault) => Poll::Ready(Err(fault)),
+                    None => park(&mut state.recv_waker, cx),
+                }
+            }
+        }
+    }
+
+    fn handle_received(self: &Arc<Self>, state: &mut State, bytes: u64) -> Result<(), Fault> {
+        if state.recv.handle_received(bytes).is_err() {
+            let fault = ResetCode::Protocol.fault();
+            self.fail(state, fault);
+            return Err(fault);
+        }
+        if let Some(attachment) = &state.attachment
+            && let Some((offset, window)) = state.recv.poll_ack(clock::now(), || attachment.link.rtt())
+        {
+            attachment.link.ack(Ack { exchange: self.counter, offset, window }, true);
+        }
+        Ok(())
+    }
+
+    /// Counts bytes that came with the preamble, before the exchange existed.
+    pub(super) fn handle_early(self: &Arc<Self>, bytes: usize) -> Result<(), Fault> {
+        self.handle_received(&mut self.state.lock(), bytes as u64)
+    }
+
+    /// An acknowledgement came on some link of the peer.
+    pub(super) fn handle_ack(self: &Arc<Self>, ack: Ack) {
+        let mut state = self.state.lock();
+        if state.send.handle_ack(ack.offset, ack.window) {
+            for waker in [state.send_waker.take(), state.drive_waker.take()].into_iter().flatten() {
+                waker.wake();
+            }
+        }
+        if state.halves == 0 && state.send.is_settled() {
+            drop(state);
+            self.peer.remove(self.counter);
+        }
+    }
+
+    /// Gives the exchange up: the other end gets `fault`'s code, both halves here get `fault`.
+    pub(super) fn abort(self: &Arc<Self>, fault: Fault) {
+        self.fail(&mut self.state.lock(), fault);
+    }
+
+    fn fail(self: &Arc<Self>, state: &mut State, fault: Fault) {
+        if state.failed.is_some() {
+            return;
+        }
+        state.failed = Some(fault);
+        state.send.clear();
+        if let Some(attachment) = state.attachment.take() {
+            attachment.link.detach();
+            attachment.abandon(ResetCode::from_fault(&fault));
+        }
+        wake(state);
+        self.peer.remove(self.counter);
+    }
+
+    /// The attachment is of no more use. The edge attaches anew; the gateway waits for that, for a grace time.
+    fn detach(self: &Arc<Self>, state: &mut State, code: ResetCode) {
+        let Some(attachment) = state.attachment.take() else { return };
+        attachment.link.detach();
+        attachment.abandon(code);
+        self.peer.metrics().detached.inc();
+        if self.owner {
+            super::resume::reattach(self.clone());
+        } else {
+            super::resume::await_resume(self.clone(), state.generation);
+        }
+    }
+
+    /// Detaches on suspicion of `link`, if the exchange rides on it.
+    pub(super) fn leave(self: &Arc<Self>, link: &Arc<Link>) {
+        let state = &mut *self.state.lock();
+        if state.attachment.as_ref().is_some_and(|attachment| Arc::ptr_eq(&attachment.link, link)) {
+            self.detach(state, ResetCode::Stale);
+        }
+    }
+
+    /// The RESUME to send, if the exchange is detached and alive.
+    pub(super) fn resume_point(&self) -> Option<Preamble> {
+        let state = self.state.lock();
+        let (received, window) = state.recv.resume_point();
+        let generation = state.generation + 1;
+        (state.failed.is_none() && state.attachment.is_none()).then_some(Preamble::Resume {
+            counter: self.counter,
+            generation,
+            received,
+            window,
+        })
+    }
+
+    /// How many attachments it has had, the first not counted.
+    pub(super) fn generation(&self) -> u64 {
+        self.state.lock().generation
+    }
+
+    /// Prepares to be taken over by an attachment of `generation`: the RESUMED to answer, or `None` if it is stale.
+    pub(super) fn yield_to(self: &Arc<Self>, generation: u64) -> Option<Preamble> {
+        let mut state = self.state.lock();
+        if generation <= state.generation || state.failed.is_some() {
+            return None;
+        }
+        state.generation = generation;
+        if let Some(attachment) = state.attachment.take() {
+            attachment.link.detach();
+            attachment.abandon(ResetCode::Stale);
+        }
+        let (received, window) = state.recv.resume_point();
+        Some(Preamble::Resumed { generation, received, window })
+    }
+
+    /// Goes on on new streams; the other end has received `offset` bytes and takes `window` more.
+    pub(super) fn attach(
+        self: &Arc<Self>,
+        generation: u64,
+        (offset, window): (u64, u64),
+        link: Arc<Link>,
+        streams: (SendStream, RecvStream),
+    ) -> Result<(), Fault> {
+        let state = &mut *self.state.lock();
+        let attachment = Attachment { link, send: streams.0, recv: streams.1, lead: Bytes::new() };
+        if state.failed.is_some() || generation < state.generation {
+            attachment.abandon(ResetCode::Stale);
+            return Err(state.failed.unwrap_or(ResetCode::Stale.fault()));
+        }
+        match state.send.handle_resume(offset, window) {
+            Ok(again) => {
+                self.peer.metrics().resumed.inc();
+                self.peer.metrics().bytes_again.inc_by(again);
+                attachment.link.attach();
+                state.generation = generation;
+                state.finished = false;
+                state.attachment = Some(attachment);
+                if !std::mem::replace(&mut state.driving, true) {
+                    super::resume::drive(self.clone());
+                }
+                wake(state);
+                Ok(())
+            }
+            Err(_) => {
+                let fault = ResetCode::NotResumable.fault();
+                attachment.abandon(ResetCode::NotResumable);
+                self.fail(state, fault);
+                Err(fault)
+            }
+        }
+    }
+
+    /// No attachment came in time.
+    pub(super) fn give_up(self: &Arc<Self>, generation: u64) {
+        let state = &mut *self.state.lock();
+        if state.attachment.is_none() && state.generation == generation {
+            let kind = Kind::ConnectionTerminated;
+            self.fail(state, Fault::new(Stage::Tunnel, Side::Tunnel, kind).with_retry(Retry::Idempotent));
+        }
+    }
+
+    /// Whether nobody but the acknowledgements is awaited.
+    pub(super) fn is_lingering(&self) -> bool {
+        self.state.lock().halves == 0
+    }
+
+    /// The reader has the whole message.
+    fn complete_read(self: &Arc<Self>) {
+        let mut state = self.state.lock();
+        let (offset, window) = state.recv.final_ack();
+        let Some(attachment) = &mut state.attachment else { return };
+        attachment.link.ack(Ack { exchange: self.counter, offset, window }, false);
+        // Take the FIN, if it is there: a stream dropped before its end sends STOP_SENDING.
+        let mut none = [const { Bytes::new() }; 1];
+        let _ = pin!(attachment.recv.read_chunks(&mut none)).poll(&mut Context::from_waker(Waker::noop()));
+    }
+
+    /// One half is done. When both are, the exchange ends here, or lingers until what it sent is acknowledged.
+    fn release_half(self: &Arc<Self>) {
+        let mut state = self.state.lock();
+        state.halves = state.halves.saturating_sub(1);
+        if state.halves > 0 || state.failed.is_some() {
+            return;
+        }
+        if self.owner || state.send.is_settled() {
+            if let Some(attachment) = state.attachment.take() {
+                attachment.link.detach();
+            }
+            state.send.clear();
+            drop(state);
+            self.peer.remove(self.counter);
+        } else {
+            drop(state);
+            self.peer.linger(self.counter);
+        }
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        if let Some(attachment) = self.state.get_mut().attachment.take() {
+            attachment.link.detach();
+        }
+    }
+}
+
+fn park<T>(slot: &mut Option<Waker>, cx: &mut Context<'_>) -> Poll<T> {
+    if !slot.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+        *slot = Some(cx.waker().clone());
+    }
+    Poll::Pending
+}
+
+fn wake(state: &mut State) {
+    for waker in [state.send_waker.take(), state.drive_waker.take(), state.recv_waker.take()].into_iter().flatten() {
+        waker.wake();
+    }
+}

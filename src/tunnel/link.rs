@@ -1,0 +1,516 @@
+//! Layer 1: one QUIC connection with its control stream.
+//!
+//! [`handshake`] exchanges HELLO; [`run`] then owns the link until it ends: reads and writes the control stream, sends
+//! heartbeats, judges liveness. It knows nothing of HTTP and decides nothing about services: what concerns the owner
+//! (edge or origin) goes to its [`Owner`].
+
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use parking_lot::Mutex;
+use quinn::{Connection, RecvStream, SendStream};
+use tokio::sync::Notify;
+
+use super::code::{CloseCode, ResetCode};
+use super::control::{Ack, Control, ControlDecoder, Hello, grease};
+use super::exchange::preamble::{PREAMBLE_MAX, Preamble};
+use super::exchange::{Exchange, ExchangeReader, ExchangeWriter};
+use super::liveness::{Judgement, Liveness};
+use super::peer::{Peer, Peers};
+use super::resume;
+use super::wire::WireError;
+use crate::clock;
+use crate::task::Tasks;
+
+/// Time for HELLO, and for the preamble of a stream.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+/// Control bytes that may wait for the other end to read; more, and it is not reading: the link is closed.
+const OUTBOX_MAX: usize = 256 << 10;
+/// Acknowledgements that need no hurry go out in batches of this many, or with the next heartbeat.
+const ACK_BATCH: usize = 32;
+
+/// Where a link stands; the words of logs, metrics and documents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum LinkState {
+    /// HELLO is done, services are not.
+    Registering,
+    /// Takes exchanges.
+    Ready,
+    /// Nothing was heard for a while; takes none, may recover.
+    Suspect,
+    /// The other end or this one wants no new exchanges.
+    Draining,
+    /// Over.
+    Closed,
+}
+
+impl LinkState {
+    fn from_u8(value: u8) -> Self {
+        match value {
+            0 => Self::Registering,
+            1 => Self::Ready,
+            2 => Self::Suspect,
+            3 => Self::Draining,
+            _ => Self::Closed,
+        }
+    }
+}
+
+/// Why a link ended or did not come to be.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    /// QUIC or TLS failed, or the other end closed.
+    #[error("{0}")]
+    Connection(#[from] quinn::ConnectionError),
+    /// A control stream operation failed.
+    #[error("control stream: {0}")]
+    Control(String),
+    /// The other end does not follow the protocol.
+    #[error("protocol: {0}")]
+    Wire(#[from] WireError),
+    /// It took too long.
+    #[error("no HELLO in time")]
+    Timeout,
+    /// Silence convicted it.
+    #[error("nothing heard for too long")]
+    Dead,
+    /// The other end said why it closes.
+    #[error("closed by the other end: {0}")]
+    Refused(String),
+    /// The certificate does not fit.
+    #[error("identity: {0}")]
+    Identity(String),
+}
+
+/// What a link tells the side that holds it. Called from the link's task: must not block.
+pub trait Owner: Send + Sync + 'static {
+    /// A control frame that layer 1 does not handle itself.
+    fn handle_control(&self, link: &Arc<Link>, frame: Control);
+    /// The link's state changed.
+    fn handle_state(&self, link: &Arc<Link>);
+    /// A new exchange came (at a gateway). Must hand it to a task.
+    fn handle_exchange(&self, link: &Arc<Link>, writer: ExchangeWriter, reader: ExchangeReader);
+    /// The link turned suspect: a dialler moves it to another source port.
+    fn handle_suspect(&self, _link: &Arc<Link>) {}
+}
+
+#[derive(Default)]
+struct Outbox {
+    frames: BytesMut,
+    acks: Vec<Ack>,
+}
+
+/// One link. Shared by its own task, the exchanges that ride on it and whoever chooses among links.
+pub struct Link {
+    connection: Connection,
+    peer: Arc<Peer>,
+    remote: Hello,
+    worker: usize,
+    weight: AtomicU64,
+    state: AtomicU8,
+    in_flight: AtomicUsize,
+    outbox: Mutex<Outbox>,
+    wake: Notify,
+    overflow: AtomicBool,
+}
+
+impl Link {
+    /// The QUIC connection.
+    pub fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    /// The process at the other end.
+    pub fn peer(&self) -> &Arc<Peer> {
+        &self.peer
+    }
+
+    /// What the other end said in HELLO.
+    pub fn remote(&self) -> &Hello {
+        &self.remote
+    }
+
+    /// The worker thread of this process that carries the link.
+    pub fn worker(&self) -> usize {
+        self.worker
+    }
+
+    /// The share of work it wants, relative to others.
+    pub fn weight(&self) -> u64 {
+        self.weight.load(Ordering::Relaxed)
+    }
+
+    /// Sets the share of work.
+    pub fn set_weight(&self, weight: u64) {
+        self.weight.store(weight, Ordering::Relaxed);
+    }
+
+    /// Where it stands.
+    pub fn state(&self) -> LinkState {
+        LinkState::from_u8(self.state.load(Ordering::Acquire))
+    }
+
+    /// Sets where it stands. Closed is final.
+    pub fn set_state(&self, state: LinkState) {
+        let _ = self.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, |now| {
+            (now != LinkState::Closed as u8).then_some(state as u8)
+        });
+        self.peer.notify();
+    }
+
+    /// Whether exchanges may be opened on it or move to it.
+    pub fn is_usable(&self) -> bool {
+        self.state() == LinkState::Ready
+    }
+
+    /// Exchanges that ride on it.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Smoothed round-trip time.
+    pub fn rtt(&self) -> Duration {
+        self.connection.rtt()
+    }
+
+    pub(super) fn attach(&self) {
+        if self.in_flight.fetch_add(1, Ordering::Relaxed) == 0 {
+            // An idle link ticks slowly: heartbeats begin now.
+            self.wake.notify_one();
+        }
+    }
+
+    pub(super) fn detach(&self) {
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Queues an acknowledgement; `urgent` if the other end may be waiting for its credit.
+    pub(super) fn ack(&self, ack: Ack, urgent: bool) {
+        let mut outbox = self.outbox.lock();
+        outbox.acks.push(ack);
+        if urgent || outbox.acks.len() == ACK_BATCH {
+            drop(outbox);
+            self.wake.notify_one();
+        }
+    }
+
+    /// Queues a control frame.
+    pub fn send(&self, frame: &Control) {
+        let mut outbox = self.outbox.lock();
+        if outbox.frames.len() > OUTBOX_MAX {
+            self.overflow.store(true, Ordering::Relaxed);
+        } else {
+            frame.encode(&mut outbox.frames);
+        }
+        drop(outbox);
+        self.wake.notify_one();
+    }
+
+    fn take_outbox(&self) -> Bytes {
+        let mut outbox = self.outbox.lock();
+        if !outbox.acks.is_empty() {
+            let acks = Control::Ack(std::mem::take(&mut outbox.acks));
+            acks.encode(&mut outbox.frames);
+        }
+        outbox.frames.split().freeze()
+    }
+
+    /// Suspicion from what an exchange met: no new work until it is heard again.
+    pub(super) fn suspect(&self) {
+        let _ = self.state.compare_exchange(
+            LinkState::Ready as u8,
+            LinkState::Suspect as u8,
+            Ordering::AcqRel,
+            Ordering::Acquire,
+        );
+    }
+
+    /// Opens an exchange (at an edge): nothing is on the wire yet when this returns.
+    ///
+    /// # Errors
+    /// `None` if the link is gone or has no room for another stream now: nothing was sent, another link may be tried.
+    pub fn open(self: &Arc<Self>) -> Option<(ExchangeWriter, ExchangeReader)> {
+        let opened = std::pin::pin!(self.connection.open_bi())
+            .poll(&mut std::task::Context::from_waker(std::task::Waker::noop()));
+        let std::task::Poll::Ready(Ok(streams)) = opened else { return None };
+        let counter = self.peer.settings().next_counter();
+        let exchange = Exchange::new(counter, self.peer.clone(), true, self.clone(), streams);
+        self.peer.insert(exchange.clone());
+        self.peer.metrics().exchanges.inc();
+        Some((ExchangeWriter::new(exchange.clone()), ExchangeReader::new(exchange, Bytes::new())))
+    }
+
+    /// Closes it with a reason for the other end's log.
+    pub fn close(&self, code: CloseCode, reason: &str) {
+        self.set_state(LinkState::Closed);
+        self.connection.close(code.varint(), reason.as_bytes());
+    }
+}
+
+/// The control stream's two halves.
+pub struct ControlStream {
+    send: SendStream,
+    recv: RecvStream,
+    decoder: ControlDecoder,
+}
+
+impl ControlStream {
+    /// The next frame; waits for it.
+    async fn read(&mut self) -> Result<Control, LinkError> {
+        loop {
+            if let Some(frame) = self.decoder.poll_frame()? {
+                return Ok(frame);
+            }
+            match self.recv.read_chunk(64 << 10, true).await {
+                Ok(Some(chunk)) => self.decoder.push(&chunk.bytes),
+                Ok(None) => return Err(LinkError::Control("ended".into())),
+                Err(quinn::ReadError::ConnectionLost(error)) => return Err(error.into()),
+                Err(error) => return Err(LinkError::Control(error.to_string())),
+            }
+        }
+    }
+
+    async fn write(&mut self, bytes: Bytes) -> Result<(), LinkError> {
+        match tokio::time::timeout(HELLO_TIMEOUT, self.send.write_chunk(bytes)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(quinn::WriteError::ConnectionLost(error))) => Err(error.into()),
+            Ok(Err(error)) => Err(LinkError::Control(error.to_string())),
+            Err(_) => Err(LinkError::Control("the other end does not read".into())),
+        }
+    }
+}
+
+/// Exchanges HELLO on the connection's first bidirectional stream, which the dialler opens.
+///
+/// # Errors
+/// If the other end is not who its certificate says (`check`), speaks wrongly or not in time. The connection is closed
+/// with the reason then.
+pub async fn handshake(
+    connection: Connection,
+    peers: &Peers,
+    hello: Hello,
+    dialler: bool,
+    worker: usize,
+    check: impl FnOnce(&Hello) -> Result<(), String>,
+) -> Result<(Arc<Link>, ControlStream), LinkError> {
+    let outcome = tokio::time::timeout(HELLO_TIMEOUT, exchange_hello(&connection, &hello, dialler)).await;
+    let (remote, control) = match outcome.unwrap_or(Err(LinkError::Timeout)) {
+        Ok(done) => done,
+        Err(error) => {
+            connection.close(CloseCode::Protocol.varint(), error.to_string().as_bytes());
+            return Err(error);
+        }
+    };
+    if let Err(reason) = check(&remote) {
+        connection.close(CloseCode::Identity.varint(), reason.as_bytes());
+        return Err(LinkError::Identity(reason));
+    }
+    let peer = peers.admit(&remote);
+    let link = Arc::new(Link {
+        connection,
+        peer,
+        remote,
+        worker,
+        weight: AtomicU64::new(1),
+        state: AtomicU8::new(LinkState::Registering as u8),
+        in_flight: AtomicUsize::new(0),
+        outbox: Mutex::default(),
+        wake: Notify::new(),
+        overflow: AtomicBool::new(false),
+    });
+    link.peer.add_link(link.clone());
+    Ok((link, control))
+}
+
+async fn exchange_hello(
+    connection: &Connection,
+    hello: &Hello,
+    dialler: bool,
+) -> Result<(Hello, ControlStream), LinkError> {
+    let (send, recv) = if dialler { connection.open_bi().await? } else { connection.accept_bi().await? };
+    let _ = send.set_priority(i32::MAX);
+    let mut control = ControlStream { send, recv, decoder: ControlDecoder::default() };
+    let mut out = BytesMut::new();
+    Control::Hello(hello.clone()).encode(&mut out);
+    grease(&mut out, fastrand::u64(..));
+    control.write(out.freeze()).await?;
+    match control.read().await? {
+        Control::Hello(remote) => Ok((remote, control)),
+        Control::Error { reason, .. } => Err(LinkError::Refused(reason)),
+        _ => Err(WireError::Unexpected("frame before HELLO").into()),
+    }
+}
+
+/// Runs the link to its end. Spawns, through `tasks`, a task for each stream the other end opens.
+pub async fn run(link: Arc<Link>, mut control: ControlStream, owner: Arc<dyn Owner>, tasks: &Tasks) -> LinkError {
+    let metrics = link.peer.metrics().clone();
+    metrics.links.inc();
+    metrics.links_opened.inc();
+    let error = tokio::select! {
+        error = drive_control(&link, &mut control, &*owner) => error,
+        error = accept_streams(&link, &owner, tasks) => error,
+    };
+    let code = match &error {
+        LinkError::Dead => CloseCode::Dead,
+        LinkError::Wire(_) | LinkError::Control(_) => CloseCode::Protocol,
+        _ => CloseCode::Done,
+    };
+    link.close(code, &error.to_string());
+    link.peer.remove_link(&link);
+    metrics.links.dec();
+    owner.handle_state(&link);
+    link.peer.evacuate(&link);
+    error
+}
+
+async fn drive_control(link: &Arc<Link>, control: &mut ControlStream, owner: &dyn Owner) -> LinkError {
+    let mut pulse = Pulse::new(link.clone());
+    loop {
+        let interval = Liveness::interval(link.in_flight() > 0);
+        let step = tokio::select! {
+            frame = control.read() => match frame {
+                Ok(frame) => { handle(link, owner, frame); Ok(()) }
+                Err(error) => Err(error),
+            },
+            () = link.wake.notified() => control.write(link.take_outbox()).await,
+            () = tokio::time::sleep_until(pulse.due(interval)) => match pulse.tick(owner) {
+                Err(error) => Err(error),
+                Ok(()) => control.write(link.take_outbox()).await,
+            },
+        };
+        if link.overflow.load(Ordering::Relaxed) {
+            return LinkError::Control("the other end does not read".into());
+        }
+        if let Err(error) = step {
+            return error;
+        }
+    }
+}
+
+fn handle(link: &Arc<Link>, owner: &dyn Owner, frame: Control) {
+    match frame {
+        Control::Ack(acks) => link.peer.handle_acks(&acks),
+        Control::Heartbeat(_) | Control::Probed(_) => {}
+        Control::Probe(number) => link.send(&Control::Probed(number)),
+        other => owner.handle_control(link, other),
+    }
+}
+
+/// The clockwork of one link: heartbeats and liveness.
+struct Pulse {
+    link: Arc<Link>,
+    liveness: Liveness,
+    count: u64,
+    datagrams: u64,
+    ticked: std::time::Instant,
+}
+
+impl Pulse {
+    fn new(link: Arc<Link>) -> Self {
+        let now = clock::now();
+        let datagrams = link.connection.stats().udp_rx.datagrams;
+        Self { link, liveness: Liveness::new(now), count: 0, datagrams, ticked: now }
+    }
+
+    fn due(&self, interval: Duration) -> tokio::time::Instant {
+        (self.ticked + interval).into()
+    }
+
+    fn tick(&mut self, owner: &dyn Owner) -> Result<(), LinkError> {
+        let now = clock::now();
+        self.ticked = now;
+        let stats = self.link.connection.stats();
+        if stats.udp_rx.datagrams != self.datagrams {
+            self.datagrams = stats.udp_rx.datagrams;
+            self.liveness.handle_heard(now);
+        }
+        self.count += 1;
+        self.link.send_quietly(&Control::Heartbeat(self.count));
+        self.link.peer.sweep(now);
+        let rtt = stats.path.rtt;
+        let judgement = self.liveness.handle_tick(now, self.link.in_flight() > 0, rtt, rtt / 4);
+        self.handle_judgement(judgement, owner)
+    }
+
+    fn handle_judgement(&mut self, judgement: Judgement, owner: &dyn Owner) -> Result<(), LinkError> {
+        let (link, metrics) = (&self.link, self.link.peer.metrics());
+        match judgement {
+            Judgement::Fine => return Ok(()),
+            Judgement::Dead => {
+                metrics.verdicts.inc();
+                return Err(LinkError::Dead);
+            }
+            Judgement::Suspect => {
+                metrics.suspicions.inc();
+                tracing::info!(peer = %link.peer.node(), "suspect: nothing heard on a link with exchanges in flight");
+                link.suspect();
+                owner.handle_suspect(link);
+                if link.peer.has_other(link) {
+                    link.peer.evacuate(link);
+                }
+            }
+            Judgement::Cleared => {
+                metrics.false_suspicions.inc();
+                tracing::info!(peer = %link.peer.node(), "heard again: no longer suspect");
+                if link.state() == LinkState::Suspect {
+                    link.set_state(LinkState::Ready);
+                }
+            }
+        }
+        owner.handle_state(link);
+        Ok(())
+    }
+}
+
+impl Link {
+    /// Queues a frame without waking the control task: it is the caller.
+    fn send_quietly(&self, frame: &Control) {
+        frame.encode(&mut self.outbox.lock().frames);
+    }
+}
+
+async fn accept_streams(link: &Arc<Link>, owner: &Arc<dyn Owner>, tasks: &Tasks) -> LinkError {
+    loop {
+        match link.connection.accept_bi().await {
+            Ok(streams) => tasks.spawn(accept_stream(link.clone(), owner.clone(), streams)),
+            Err(error) => return error.into(),
+        }
+    }
+}
+
+async fn accept_stream(link: Arc<Link>, owner: Arc<dyn Owner>, mut streams: (SendStream, RecvStream)) {
+    let preamble = tokio::time::timeout(HELLO_TIMEOUT, read_preamble(&mut streams.1)).await;
+    match preamble {
+        Ok(Some((Preamble::Open { counter }, early))) if link.remote.sends => {
+            let exchange = Exchange::new(counter, link.peer.clone(), false, link.clone(), streams);
+            if !link.peer.insert(exchange.clone()) || exchange.handle_early(early.len()).is_err() {
+                return exchange.abort(ResetCode::Protocol.fault());
+            }
+            link.peer.metrics().exchanges.inc();
+            owner.handle_exchange(&link, ExchangeWriter::new(exchange.clone()), ExchangeReader::new(exchange, early));
+        }
+        Ok(Some((Preamble::Resume { counter, generation, received, window }, early))) => {
+            resume::accept_resume(&link, counter, generation, (received, window), &early, streams).await;
+        }
+        _ => resume::refuse(&mut streams.0, &mut streams.1, ResetCode::Protocol),
+    }
+}
+
+/// The preamble and whatever came with it.
+async fn read_preamble(recv: &mut RecvStream) -> Option<(Preamble, Bytes)> {
+    let mut bytes = recv.read_chunk(64 << 10, true).await.ok()??.bytes;
+    loop {
+        if let Some(preamble) = Preamble::try_decode(&mut bytes).ok()? {
+            return Some((preamble, bytes));
+        }
+        if bytes.len() > PREAMBLE_MAX {
+            return None;
+        }
+        let more = recv.read_chunk(64 << 10, true).await.ok()??.bytes;
+        bytes = [&bytes[..], &more[..]].concat().into();
+    }
+}

@@ -1,0 +1,255 @@
+//! The process at the other end: its links and the exchanges that live between it and this process.
+//!
+//! Exchanges belong to the peer, not to a link: that is why they survive links. A peer is one *instance* (one run) of a
+//! process; a new instance under the same name ends the exchanges of the old one at once.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::control::{Ack, Hello};
+use super::exchange::Exchange;
+use super::exchange::retention::Budget;
+use super::link::Link;
+use super::metrics::TunnelMetrics;
+use crate::clock;
+use crate::config::TunnelLimits;
+use crate::fault::{Fault, Kind, Retry, Side, Stage};
+use crate::task::Tasks;
+
+/// Credit every exchange starts with in each direction, bytes.
+pub const INITIAL_WINDOW: u64 = 256 << 10;
+/// How long an exchange without an attachment is held.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// What all exchanges of a process share.
+#[derive(Debug)]
+pub struct Settings {
+    /// Credit an exchange starts with.
+    pub window: u64,
+    /// What it may grow to.
+    pub window_max: u64,
+    /// How long an exchange without an attachment is held.
+    pub grace: Duration,
+    /// Memory for unacknowledged bytes.
+    pub budget: Arc<Budget>,
+    /// The next exchange's counter; the other half of its id is this process's instance.
+    counter: AtomicU64,
+}
+
+impl Settings {
+    /// Settings from configured limits.
+    pub fn new(limits: &TunnelLimits) -> Self {
+        Self {
+            window: INITIAL_WINDOW.min(limits.exchange_window_max),
+            window_max: limits.exchange_window_max,
+            grace: GRACE,
+            budget: Arc::new(Budget::new(limits.retention_max)),
+            counter: AtomicU64::new(0),
+        }
+    }
+
+    pub(super) fn next_counter(&self) -> u64 {
+        self.counter.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+/// See the module.
+pub struct Peer {
+    node: Arc<str>,
+    instance: u64,
+    credit: u64,
+    settings: Arc<Settings>,
+    tasks: Tasks,
+    metrics: TunnelMetrics,
+    exchanges: Mutex<HashMap<u64, Arc<Exchange>>>,
+    lingering: Mutex<VecDeque<(Instant, u64)>>,
+    links: Mutex<Vec<Arc<Link>>>,
+    changed: Notify,
+}
+
+impl Peer {
+    /// The other end's name.
+    pub fn node(&self) -> &Arc<str> {
+        &self.node
+    }
+
+    /// The run of the other end's process.
+    pub fn instance(&self) -> u64 {
+        self.instance
+    }
+
+    /// Credit the other end gives an exchange at its start.
+    pub(super) fn credit(&self) -> u64 {
+        self.credit
+    }
+
+    pub(super) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    pub(super) fn tasks(&self) -> &Tasks {
+        &self.tasks
+    }
+
+    pub(super) fn metrics(&self) -> &TunnelMetrics {
+        &self.metrics
+    }
+
+    pub(super) fn insert(&self, exchange: Arc<Exchange>) -> bool {
+        self.exchanges.lock().insert(exchange.counter(), exchange).is_none()
+    }
+
+    pub(super) fn find(&self, counter: u64) -> Option<Arc<Exchange>> {
+        self.exchanges.lock().get(&counter).cloned()
+    }
+
+    pub(super) fn remove(&self, counter: u64) {
+        let removed = self.exchanges.lock().remove(&counter);
+        // Dropped after the table's lock is released: an exchange may hold the last reference to a link.
+        drop(removed);
+    }
+
+    /// Exchanges that live between this process and the peer, those that only await acknowledgement included.
+    pub fn exchanges(&self) -> usize {
+        self.exchanges.lock().len()
+    }
+
+    pub(super) fn handle_acks(&self, acks: &[Ack]) {
+        for ack in acks {
+            if let Some(exchange) = self.find(ack.exchange) {
+                exchange.handle_ack(*ack);
+            }
+        }
+    }
+
+    /// Holds an exchange whose halves are done until its bytes are acknowledged, for the grace time.
+    pub(super) fn linger(&self, counter: u64) {
+        let now = clock::now();
+        self.lingering.lock().push_back((now + self.settings.grace, counter));
+        self.sweep(now);
+    }
+
+    /// Drops lingering exchanges whose grace time is over.
+    pub(super) fn sweep(&self, now: Instant) {
+        loop {
+            let counter = match self.lingering.lock() {
+                mut queue if queue.front().is_some_and(|(deadline, _)| *deadline <= now) => queue.pop_front(),
+                _ => None,
+            };
+            let Some((_, counter)) = counter else { return };
+            if self.find(counter).is_some_and(|exchange| exchange.is_lingering()) {
+                self.remove(counter);
+            }
+        }
+    }
+
+    pub(super) fn add_link(&self, link: Arc<Link>) {
+        self.links.lock().push(link);
+        self.changed.notify_waiters();
+    }
+
+    pub(super) fn remove_link(&self, link: &Arc<Link>) {
+        self.links.lock().retain(|other| !Arc::ptr_eq(other, link));
+    }
+
+    pub(super) fn notify(&self) {
+        self.changed.notify_waiters();
+    }
+
+    /// Links of this peer now, in any state.
+    pub fn links(&self) -> Vec<Arc<Link>> {
+        self.links.lock().clone()
+    }
+
+    /// Whether a link other than `link` could carry its exchanges.
+    pub(super) fn has_other(&self, link: &Arc<Link>) -> bool {
+        self.links.lock().iter().any(|other| !Arc::ptr_eq(other, link) && other.is_usable())
+    }
+
+    /// A usable link with little to do; waits for one if there is none.
+    pub(super) async fn link(&self) -> Arc<Link> {
+        loop {
+            let changed = self.changed.notified();
+            let best = self.links.lock().iter().filter(|link| link.is_usable()).min_by_key(|l| l.in_flight()).cloned();
+            match best {
+                Some(link) => return link,
+                None => changed.await,
+            }
+        }
+    }
+
+    /// Detaches everything from a link that is suspected or over.
+    pub(super) fn evacuate(&self, link: &Arc<Link>) {
+        let exchanges: Vec<_> = self.exchanges.lock().values().cloned().collect();
+        exchanges.iter().for_each(|exchange| exchange.leave(link));
+    }
+
+    fn abort_all(&self) {
+        let exchanges: Vec<_> = self.exchanges.lock().drain().map(|(_, exchange)| exchange).collect();
+        let fault = Fault::new(Stage::Tunnel, Side::Tunnel, Kind::ConnectionTerminated).with_retry(Retry::Idempotent);
+        exchanges.iter().for_each(|exchange| exchange.abort(fault));
+    }
+}
+
+/// All peers of this process, by name.
+pub struct Peers {
+    settings: Arc<Settings>,
+    tasks: Tasks,
+    metrics: TunnelMetrics,
+    by_node: Mutex<HashMap<Arc<str>, Arc<Peer>>>,
+}
+
+impl Peers {
+    /// No peers yet.
+    pub fn new(settings: Arc<Settings>, tasks: Tasks, metrics: TunnelMetrics) -> Self {
+        Self { settings, tasks, metrics, by_node: Mutex::new(HashMap::new()) }
+    }
+
+    /// What all exchanges share.
+    pub fn settings(&self) -> &Arc<Settings> {
+        &self.settings
+    }
+
+    /// The counters of this layer.
+    pub fn metrics(&self) -> &TunnelMetrics {
+        &self.metrics
+    }
+
+    /// The peer that `hello` speaks for. A new instance ends the old one's exchanges.
+    pub fn admit(&self, hello: &Hello) -> Arc<Peer> {
+        let mut by_node = self.by_node.lock();
+        if let Some(peer) = by_node.get(hello.node.as_str())
+            && peer.instance == hello.instance
+        {
+            return peer.clone();
+        }
+        let peer = Arc::new(Peer {
+            node: Arc::from(hello.node.as_str()),
+            instance: hello.instance,
+            credit: hello.window,
+            settings: self.settings.clone(),
+            tasks: self.tasks.clone(),
+            metrics: self.metrics.clone(),
+            exchanges: Mutex::default(),
+            lingering: Mutex::default(),
+            links: Mutex::default(),
+            changed: Notify::new(),
+        });
+        let old = by_node.insert(peer.node.clone(), peer.clone());
+        drop(by_node);
+        if let Some(old) = old {
+            old.abort_all();
+        }
+        peer
+    }
+
+    /// All peers now.
+    pub fn all(&self) -> Vec<Arc<Peer>> {
+        self.by_node.lock().values().cloned().collect()
+    }
+}

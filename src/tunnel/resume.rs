@@ -1,0 +1,136 @@
+//! How a detached exchange finds a new attachment (layer 2 on layer 1). All of it is off the usual path: tasks exist
+//! only while an exchange is detached or sends again.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use quinn::{RecvStream, SendStream};
+
+use super::code::ResetCode;
+use super::exchange::Exchange;
+use super::exchange::preamble::{PREAMBLE_MAX, Preamble};
+use super::link::Link;
+use crate::fault::Fault;
+
+/// How long the other end may take to answer RESUME before another link is tried.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Sends again what was kept, until everything went.
+pub(super) fn drive(exchange: Arc<Exchange>) {
+    let tasks = exchange.peer().tasks().clone();
+    tasks.spawn(async move {
+        let _ = poll_fn(|cx| exchange.poll_flush(cx, true)).await;
+    });
+}
+
+/// At a gateway: holds the exchange for the grace time.
+pub(super) fn await_resume(exchange: Arc<Exchange>, generation: u64) {
+    let tasks = exchange.peer().tasks().clone();
+    tasks.spawn(async move {
+        tokio::time::sleep(exchange.peer().settings().grace).await;
+        exchange.give_up(generation);
+    });
+}
+
+/// At an edge: attaches to another link of the same peer, as soon as there is one, within the grace time.
+pub(super) fn reattach(exchange: Arc<Exchange>) {
+    let tasks = exchange.peer().tasks().clone();
+    tasks.spawn(async move {
+        let grace = exchange.peer().settings().grace;
+        if tokio::time::timeout(grace, attach_somewhere(&exchange)).await.is_err() {
+            exchange.give_up(exchange.generation());
+        }
+    });
+}
+
+async fn attach_somewhere(exchange: &Arc<Exchange>) {
+    loop {
+        let link = exchange.peer().link().await;
+        let Some(preamble) = exchange.resume_point() else { return };
+        match resume_on(exchange, &link, preamble).await {
+            Ok(()) => return,
+            Err(Attempt::Refused(code)) => return exchange.abort(code.fault()),
+            Err(Attempt::Lost) => link.suspect(),
+        }
+    }
+}
+
+enum Attempt {
+    /// The link is of no use either.
+    Lost,
+    /// The other end does not have the exchange any more.
+    Refused(ResetCode),
+}
+
+async fn resume_on(exchange: &Arc<Exchange>, link: &Arc<Link>, preamble: Preamble) -> Result<(), Attempt> {
+    let generation = exchange.generation() + 1;
+    let attempt = async {
+        let (mut send, mut recv) = link.connection().open_bi().await.map_err(|_| Attempt::Lost)?;
+        let mut out = BytesMut::new();
+        preamble.encode(&mut out);
+        send.write_chunk(out.freeze()).await.map_err(|_| Attempt::Lost)?;
+        let point = read_answer(&mut recv, generation).await?;
+        Ok((point, send, recv))
+    };
+    let (point, send, recv) = tokio::time::timeout(ANSWER_TIMEOUT, attempt).await.unwrap_or(Err(Attempt::Lost))?;
+    // A failure to attach has failed the exchange: nothing is left to try.
+    let _: Result<(), Fault> = exchange.attach(generation, point, link.clone(), (send, recv));
+    Ok(())
+}
+
+async fn read_answer(recv: &mut RecvStream, expected: u64) -> Result<(u64, u64), Attempt> {
+    let mut bytes = BytesMut::with_capacity(PREAMBLE_MAX);
+    loop {
+        // Byte by byte: what follows the answer belongs to the exchange.
+        let mut byte = [0];
+        match recv.read(&mut byte).await {
+            Ok(Some(_)) => bytes.extend_from_slice(&byte),
+            Err(quinn::ReadError::Reset(code)) => return Err(Attempt::Refused(ResetCode::from_varint(code))),
+            Ok(None) | Err(_) => return Err(Attempt::Lost),
+        }
+        match Preamble::try_decode(&mut &bytes[..]) {
+            Ok(Some(Preamble::Resumed { generation, received, window })) if generation == expected => {
+                return Ok((received, window));
+            }
+            Ok(None) if bytes.len() < PREAMBLE_MAX => {}
+            _ => return Err(Attempt::Refused(ResetCode::Protocol)),
+        }
+    }
+}
+
+/// At a gateway: RESUME came on a new stream of `link`.
+pub(super) async fn accept_resume(
+    link: &Arc<Link>,
+    counter: u64,
+    generation: u64,
+    point: (u64, u64),
+    early: &Bytes,
+    (mut send, mut recv): (SendStream, RecvStream),
+) {
+    let Some(exchange) = link.peer().find(counter) else {
+        return refuse(&mut send, &mut recv, ResetCode::UnknownExchange);
+    };
+    let Some(answer) = exchange.yield_to(generation) else {
+        return refuse(&mut send, &mut recv, ResetCode::Stale);
+    };
+    let mut out = BytesMut::new();
+    answer.encode(&mut out);
+    // The edge sends nothing before it has the answer, so nothing can have come with the preamble.
+    if !early.is_empty() {
+        refuse(&mut send, &mut recv, ResetCode::Protocol);
+        return exchange.abort(ResetCode::Protocol.fault());
+    }
+    if send.write_chunk(out.freeze()).await.is_ok() {
+        let _: Result<(), Fault> = exchange.attach(generation, point, link.clone(), (send, recv));
+    } else {
+        await_resume(exchange, generation);
+    }
+}
+
+/// Gives a stream up with `code`.
+pub(super) fn refuse(send: &mut SendStream, recv: &mut RecvStream, code: ResetCode) {
+    let _ = send.reset(code.varint());
+    let _ = recv.stop(code.varint());
+}

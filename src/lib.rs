@@ -16,7 +16,7 @@ pub mod ca;
 pub mod admin;
 pub mod clock;
 pub mod config;
-pub mod crypto;
+pub mod dev;
 pub mod edge;
 pub mod exit;
 pub mod fault;

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use trunkline::ca::{self, CaError, Issued, Subject};
 use trunkline::config::EdgeConfig;
+use trunkline::dev::{self, DevArgs, UpstreamArgs};
 use trunkline::exit::{self, Exit};
 
 /// Terminates HTTP/3, HTTP/2 and HTTP/1.1 at a Point of Presence and carries the requests through tunnels to `origin`.
@@ -25,6 +26,11 @@ enum Command {
     /// Make certificates: the tunnel CA, PoPs, gateways, and a site for development.
     #[command(subcommand)]
     Ca(Ca),
+    /// Try everything on this machine: PoPs, an origin and an upstream, with fresh certificates.
+    Dev(DevArgs),
+    /// The built-in upstream of `dev` alone.
+    #[command(hide = true)]
+    Upstream(UpstreamArgs),
 }
 
 #[derive(clap::Args)]
@@ -85,6 +91,8 @@ fn main() -> ExitCode {
         }),
         Command::Ca(Ca::Init { dir }) => made(ca::init(&dir)),
         Command::Ca(Ca::Issue(args)) => made(issue(args)),
+        Command::Dev(args) => dev::run(args),
+        Command::Upstream(args) => dev::run_upstream(args),
     }
     .into()
 }

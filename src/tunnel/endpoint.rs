@@ -73,7 +73,7 @@ impl Credentials {
     /// The accepting end: every dialler must show a certificate of the tunnel CA.
     pub fn server_config(&self, transport: Arc<TransportConfig>) -> Result<quinn::ServerConfig, EndpointError> {
         let error = |reason: String| EndpointError::Tls { path: self.source.clone(), reason };
-        let provider = crate::crypto::provider();
+        let provider = crate::tls::provider();
         let verifier = WebPkiClientVerifier::builder_with_provider(self.roots.clone(), provider.clone())
             .build()
             .map_err(|e| error(e.to_string()))?;
@@ -94,7 +94,7 @@ impl Credentials {
     /// The dialling end.
     pub fn client_config(&self, transport: Arc<TransportConfig>) -> Result<quinn::ClientConfig, EndpointError> {
         let error = |reason: String| EndpointError::Tls { path: self.source.clone(), reason };
-        let mut tls = rustls::ClientConfig::builder_with_provider(crate::crypto::provider())
+        let mut tls = rustls::ClientConfig::builder_with_provider(crate::tls::provider())
             .with_protocol_versions(&[&rustls::version::TLS13])
             .and_then(|builder| {
                 builder

@@ -1,0 +1,225 @@
+//! A running demo: one folder, N edges, an origin and an upstream, from start to end.
+//!
+//! Called by `edge dev`. Owns the child processes and the order in which they start and end.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::child::Child;
+use super::layout::{Edge, Folder, GATEWAY, Layout};
+use super::probe::Probe;
+use super::upstream::{Listen, Upstream, UpstreamConfig};
+use super::{DevArgs, Failure, Signals};
+use crate::exit::Exit;
+use crate::task::{Shutdown, Tasks};
+
+/// From the last ready line to the first answer.
+const CHAIN_TIMEOUT: Duration = Duration::from_secs(15);
+/// For each child to drain.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+/// The host in printed URLs.
+const HOST: &str = "localhost";
+
+/// The processes of a demo, in the order in which they end.
+struct Demo {
+    edges: Vec<Child>,
+    origin: Option<Child>,
+    tasks: Tasks,
+    folder: Folder,
+}
+
+/// Starts everything, and ends it at the first signal; a second one ends it at once.
+///
+/// # Errors
+/// When something cannot be started or the chain gives no answer; everything is gone then.
+pub async fn demo(args: DevArgs) -> Result<Exit, Failure> {
+    let mut signals = Signals::new()?;
+    let folder = args.dir.as_deref().map_or_else(Folder::temporary, Folder::keep)?;
+    let demo = Demo { edges: Vec::new(), origin: None, tasks: Tasks::new(Shutdown::default()), folder };
+    let mut demo = tokio::select! {
+        demo = demo.start(&args) => demo?,
+        () = signals.next() => return Ok(Exit::Ok),
+    };
+    demo.watch(&mut signals).await;
+    println!("\nEnding.");
+    tokio::select! {
+        () = demo.end() => {}
+        () = signals.next() => {}
+    }
+    Ok(Exit::Ok)
+}
+
+impl Demo {
+    async fn start(mut self, args: &DevArgs) -> Result<Self, Failure> {
+        let names: Vec<String> =
+            (b'a'..).take(args.pops.into()).map(|letter| format!("pop-{}", char::from(letter))).collect();
+        let hosts = hosts(args.listen.ip());
+        Layout::new(self.folder.path()).certificates(&names, &hosts)?;
+        let upstream = self.upstream(args).await?;
+        let mut listen = args.listen;
+        for name in &names {
+            self.edge(name, Edge::new(listen_or_any(listen), &as_patterns(&hosts))).await?;
+            listen.set_port(listen.port().checked_add(u16::from(listen.port() != 0)).unwrap_or(0));
+        }
+        self.origin(&upstream).await?;
+        self.prove(&upstream, args.upstream.is_none()).await?;
+        Ok(self)
+    }
+
+    /// The URL of what is served.
+    async fn upstream(&self, args: &DevArgs) -> Result<String, Failure> {
+        if let Some(url) = &args.upstream {
+            return Ok(url.clone());
+        }
+        let listen = Listen::Tcp((Ipv4Addr::LOCALHOST, 0).into());
+        let upstream = Upstream::bind(UpstreamConfig { listen, root: args.root.clone() }).await?;
+        let url = upstream.url();
+        self.tasks.spawn(upstream.run(self.tasks.clone()));
+        Ok(url)
+    }
+
+    async fn edge(&mut self, name: &str, edge: Edge<'_>) -> Result<(), Failure> {
+        let layout = Layout::new(self.folder.path());
+        layout.edge(name, &edge)?;
+        let child = start(&layout, "edge", name).await?;
+        // So that `edge run -c` brings a killed PoP back where the origin and the printed lines look for it.
+        layout.edge(name, &edge.at(&child.ready))?;
+        self.edges.push(child);
+        Ok(())
+    }
+
+    async fn origin(&mut self, upstream: &str) -> Result<(), Failure> {
+        let layout = Layout::new(self.folder.path());
+        let pops: Vec<String> = self.edges.iter().flat_map(|edge| edge.ready.tunnel.first().cloned()).collect();
+        layout.origin(&pops, &[upstream.to_owned()], "")?;
+        self.origin = Some(start(&layout, "origin", GATEWAY).await?);
+        Ok(())
+    }
+
+    /// One HTTP/3 request through each PoP, and what to do next.
+    async fn prove(&self, upstream: &str, built_in: bool) -> Result<(), Failure> {
+        let ca = Layout::new(self.folder.path()).site_ca();
+        let path = if built_in { "/echo" } else { "/" };
+        println!("Trunkline serves {upstream}{}\n", if built_in { " (built in)" } else { "" });
+        for edge in &self.edges {
+            let peer = peer(edge)?;
+            let probe = Probe::new(&ca, HOST, peer)?;
+            let found = probe.until_served(peer, path, CHAIN_TIMEOUT).await;
+            let found = found.map_err(|error| format!("no answer through {}: {error}\n{}", edge.name, self.logs()))?;
+            let (name, pid, port, status) = (&edge.name, edge.pid(), peer.port(), found.status.as_u16());
+            println!("  {name}  https://{HOST}:{port}/  pid {pid}  HTTP/3: {status} in {:.1?}", found.took);
+        }
+        self.explain(&ca.display().to_string(), path)
+    }
+
+    fn explain(&self, ca: &str, path: &str) -> Result<(), Failure> {
+        let Some(first) = self.edges.first() else { return Ok(()) };
+        let port = peer(first)?.port();
+        println!("\nTry:\n  curl --http3 --cacert {ca} https://{HOST}:{port}{path}");
+        println!("  curl --http2 --cacert {ca} https://{HOST}:{port}{path}");
+        if let Some(last) = self.edges.last() {
+            let config = Layout::new(self.folder.path()).config(&last.name);
+            println!("  kill -9 {}   # {} vanishes", last.pid(), last.name);
+            println!("  {} run -c {}   # and comes back", sibling("edge")?.display(), config.display());
+        }
+        let kept = if self.folder.is_temporary() { "removed at the end" } else { "kept" };
+        println!("\nLogs, certificates and configuration: {} ({kept}). Ctrl-C ends it.", self.folder.path().display());
+        Ok(())
+    }
+
+    fn logs(&self) -> String {
+        let children = self.edges.iter().chain(&self.origin);
+        children.map(|child| format!("--- {}\n{}", child.name, child.log_text())).collect()
+    }
+
+    /// Waits for a signal. A child that dies is news, not an end: that is what a demo is for.
+    async fn watch(&mut self, signals: &mut Signals) {
+        loop {
+            let mut children: Vec<&mut Child> = self
+                .edges
+                .iter_mut()
+                .chain(&mut self.origin)
+                .filter_map(|child| child.has_ended().is_none().then_some(child))
+                .collect();
+            tokio::select! {
+                () = signals.next() => return,
+                (name, status) = first_end(&mut children) => println!("{name} is gone ({status})."),
+            }
+        }
+    }
+
+    /// Edges first, so that they finish requests while the rest still works; then the origin, then the upstream.
+    async fn end(&mut self) {
+        for child in self.edges.iter_mut().chain(&mut self.origin) {
+            child.signal(libc::SIGTERM);
+            if tokio::time::timeout(DRAIN_TIMEOUT, child.ended()).await.is_err() {
+                println!("{} does not end and is killed.", child.name);
+                child.signal(libc::SIGKILL);
+            }
+        }
+        self.tasks.shutdown().start_force();
+        self.tasks.wait().await;
+    }
+}
+
+/// The first of `children` to end; never, if there are none.
+async fn first_end(children: &mut [&mut Child]) -> (String, std::process::ExitStatus) {
+    let ends = children.iter_mut().map(|child| {
+        Box::pin(async move {
+            let status = child.ended().await;
+            (child.name.clone(), status)
+        })
+    });
+    let ends: Vec<_> = ends.collect();
+    if ends.is_empty() {
+        return std::future::pending().await;
+    }
+    futures_util::future::select_all(ends).await.0
+}
+
+async fn start(layout: &Layout<'_>, program: &str, name: &str) -> Result<Child, Failure> {
+    let config = layout.config(name);
+    let config = config.to_str().ok_or("the folder's name is not UTF-8")?;
+    Ok(Child::start(name, &sibling(program)?, &["run", "-c", config], &layout.log(name)).await?)
+}
+
+/// The other binary, installed beside this one.
+fn sibling(program: &str) -> Result<PathBuf, Failure> {
+    Ok(std::env::current_exe()?.with_file_name(program))
+}
+
+/// Hosts in the site certificate: loopback and the address that was asked for.
+fn hosts(listen: IpAddr) -> Vec<String> {
+    let mut hosts: Vec<String> = [HOST, "127.0.0.1", "::1"].map(ToOwned::to_owned).into();
+    let listen = listen.to_string();
+    if !hosts.contains(&listen) {
+        hosts.push(listen);
+    }
+    hosts
+}
+
+/// The same hosts as a configuration has them: IPv6 addresses in brackets.
+fn as_patterns(hosts: &[String]) -> Vec<String> {
+    hosts.iter().map(|host| if host.contains(':') { format!("[{host}]") } else { host.clone() }).collect()
+}
+
+/// `addr`, or any port of its address if that one is in use.
+fn listen_or_any(addr: SocketAddr) -> SocketAddr {
+    let free = std::net::TcpListener::bind(addr).is_ok() && std::net::UdpSocket::bind(addr).is_ok();
+    if free { addr } else { SocketAddr::new(addr.ip(), 0) }
+}
+
+/// Where to reach an edge over HTTP/3 from this machine.
+fn peer(edge: &Child) -> Result<SocketAddr, Failure> {
+    let address = edge.ready.http3.first().ok_or_else(|| format!("{} has no HTTP/3 address", edge.name))?;
+    let mut address: SocketAddr = address.parse()?;
+    if address.ip().is_unspecified() {
+        address.set_ip(if address.is_ipv4() {
+            Ipv4Addr::LOCALHOST.into()
+        } else {
+            std::net::Ipv6Addr::LOCALHOST.into()
+        });
+    }
+    Ok(address)
+}

@@ -132,6 +132,8 @@ fn limits(mut section: Section<'_>) -> Limits {
         stream_window,
         connection_window,
         send_window: section.or("send_window", default.send_window, size(16 << 10..=1 << 30)),
+        requests_per_address_max: section.optional("requests_per_address_max", number(1..=1_000_000)),
+        connections_per_address_rate: section.optional("connections_per_address_rate", number(1..=1_000_000)),
     }
 }
 

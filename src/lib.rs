@@ -12,8 +12,8 @@
 //! 7. [`origin::gateway`] turns the exchange into an upstream request.
 //! 8. [`origin::upstream`] sends it on a pooled connection and the response goes back the same way.
 
-pub mod ca;
 pub mod admin;
+pub mod ca;
 pub mod clock;
 pub mod config;
 pub mod dev;

@@ -167,6 +167,8 @@ fn what_is_typed_is_what_is_checked() {
     );
     assert_eq!((edge.limits.connections_max, edge.limits.stream_window), (16, 65_536));
     assert_eq!(edge.limits.total_timeout.map(|timeout| timeout.as_secs()), Some(5_400));
+    let limits = (edge.limits.requests_per_address_max, edge.limits.connections_per_address_rate);
+    assert_eq!(limits, (Some(256), Some(50)));
     assert_eq!(edge.tunnel.limits.retention_max, 1 << 30);
     assert_eq!(edge.tunnel.identity.ca, files.dir().join("two-cas.pem"));
     let hosts = ["www.example.com", "example.org", "192.0.2.7", "[2001:db8::7]"].map(String::from);

@@ -15,6 +15,10 @@ pub fn push_text(line: &mut Vec<u8>, value: &[u8]) {
 /// Appends `value` for the inside of a JSON string (RFC 8259 section 7). Valid UTF-8 stays, control and invisible
 /// format characters become `\uNNNN`, bytes that are not UTF-8 become the four characters `\xNN`.
 pub fn push_json(line: &mut Vec<u8>, value: &[u8]) {
+    if value.iter().all(is_plain) {
+        line.extend_from_slice(value);
+        return;
+    }
     for chunk in value.utf8_chunks() {
         for c in chunk.valid().chars() {
             push_json_char(line, c);
@@ -23,6 +27,11 @@ pub fn push_json(line: &mut Vec<u8>, value: &[u8]) {
             push_hex_byte(line, b"\\\\x", byte);
         }
     }
+}
+
+/// Stands for itself in both forms: printable ASCII but for quote and backslash. Nearly all values have nothing else.
+fn is_plain(byte: &u8) -> bool {
+    (b' '..=b'~').contains(byte) && *byte != b'"' && *byte != b'\\'
 }
 
 fn push_json_char(line: &mut Vec<u8>, c: char) {

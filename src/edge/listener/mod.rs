@@ -24,6 +24,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
 use crate::fault::Fault;
+use crate::observe::record::Wire;
 use crate::tunnel::message::{RequestHead, ResponseHead};
 
 /// The protocol a client speaks.
@@ -44,6 +45,16 @@ impl Protocol {
             Self::Http1 => "1.1",
             Self::Http2 => "2",
             Self::Http3 => "3",
+        }
+    }
+}
+
+impl From<Protocol> for Wire {
+    fn from(protocol: Protocol) -> Self {
+        match protocol {
+            Protocol::Http1 => Self::Http1,
+            Protocol::Http2 => Self::Http2,
+            Protocol::Http3 => Self::Http3,
         }
     }
 }

@@ -76,7 +76,8 @@ pub(super) fn convert(mut parts: Parts, sni: Option<&str>, limits: &Limits) -> R
     let authority = parts.uri.authority().map(|it| Bytes::copy_from_slice(it.as_str().as_bytes()));
     let authority = head::take_authority(authority, &mut parts.headers)?;
     let path = parts.uri.path_and_query().ok_or(Refused::bad("no path"))?.clone();
-    if !path.as_str().starts_with('/') && !(path.as_str() == "*" && method == Method::OPTIONS) {
+    let whole_server = path.as_str() == "*" && method == Method::OPTIONS;
+    if !whole_server && !path.as_str().starts_with('/') {
         return Err(Refused::bad("path is not in origin form"));
     }
     head::join_cookies(&mut parts.headers);

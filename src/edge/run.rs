@@ -306,8 +306,7 @@ async fn work(shared: &Arc<Shared>, worker: Worker, servers: Servers, sockets: S
             alt_svc,
         };
         let (spine, context) = (spine.clone(), h3_context(shared));
-        let connection =
-            move |connection, client| h3::connection(connection, client, spine.clone(), context.clone());
+        let connection = move |connection, client| h3::connection(connection, client, spine.clone(), context.clone());
         listeners.spawn(async move {
             if let Err(error) = serve_quic(endpoint, listener, connection).await {
                 tracing::error!(%error, "HTTP/3 is gone on this worker");

@@ -36,12 +36,7 @@ impl Tunnels {
     pub fn new<'a>(services: impl Iterator<Item = &'a str>, ready: impl Fn(bool) + Send + Sync + 'static) -> Self {
         let names: HashMap<_, _> = services.enumerate().map(|(index, name)| (name.to_owned(), index)).collect();
         let table = vec![Vec::new(); names.len()];
-        Self {
-            names,
-            registrations: Mutex::default(),
-            table: ArcSwap::from_pointee(table),
-            ready: Box::new(ready),
-        }
+        Self { names, registrations: Mutex::default(), table: ArcSwap::from_pointee(table), ready: Box::new(ready) }
     }
 
     /// A link for a request to the service at `index`, carried by `worker`: by the power of two choices over exchanges

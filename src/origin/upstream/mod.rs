@@ -107,9 +107,10 @@ impl Upstreams {
             Ok(Arc::new(Pool::new(upstream, connector, &service.limits, metrics.clone(), tasks.clone())))
         };
         let pools = service.upstreams.iter().map(pool).collect::<Result<_, UpstreamSetupError>>()?;
-        let authority = service.host.as_ref().map(|host| {
-            Authority::try_from(host.as_str()).map_err(|_| UpstreamSetupError::TlsName(host.clone()))
-        });
+        let authority = service
+            .host
+            .as_ref()
+            .map(|host| Authority::try_from(host.as_str()).map_err(|_| UpstreamSetupError::TlsName(host.clone())));
         Ok(Self { pools, next: AtomicUsize::new(0), authority: authority.transpose()?, metrics })
     }
 

@@ -1,0 +1,231 @@
+//! Puts an origin together, runs it and ends it. Called by the binary; owns the worker threads, each with a
+//! current-thread runtime and its own links.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::thread;
+use std::time::Duration;
+
+use prometheus_client::registry::Registry;
+use tokio::runtime::Builder;
+use tokio_util::sync::CancellationToken;
+
+use super::failover::Dialler;
+use super::gateway::{Gateway, Service};
+use super::upstream::{UpstreamMetrics, UpstreamSetupError, Upstreams};
+use crate::admin::{self, Admin, AdminSocket, Readiness};
+use crate::config::OriginConfig;
+use crate::observe::access::AccessLog;
+use crate::observe::log::{self, Log};
+use crate::observe::metrics::{self as process_metrics, RequestMetrics};
+use crate::observe::ready::Ready;
+use crate::observe::record::Observer;
+use crate::signal::{Ended, Signals};
+use crate::task::{Shutdown, Tasks};
+use crate::tunnel::code::CloseCode;
+use crate::tunnel::control::{Control, Drain, Hello};
+use crate::tunnel::endpoint::{Credentials, EndpointError, transport};
+use crate::tunnel::metrics::TunnelMetrics;
+use crate::tunnel::peer::{Peers, Settings};
+
+/// Why an origin could not start. Each message says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The admin listener cannot be bound.
+    #[error("cannot listen for admin on {0}: {1}")]
+    Admin(String, io::Error),
+    /// The tunnel's certificate, key or CA cannot be used.
+    #[error("tunnel: {0}")]
+    Tunnel(#[from] EndpointError),
+    /// An upstream cannot be set up.
+    #[error("service {0}: {1}")]
+    Upstream(String, UpstreamSetupError),
+    /// The log cannot be set up.
+    #[error(transparent)]
+    Log(#[from] log::LogError),
+    /// The system refuses something a process needs.
+    #[error("{0}")]
+    System(#[from] io::Error),
+}
+
+/// Runs an origin until a signal ends it.
+///
+/// # Errors
+/// When something it needs cannot be had; nothing runs then.
+pub fn run(config: OriginConfig) -> Result<Ended, RunError> {
+    let log = log::init(&config.log)?;
+    let ended = Builder::new_current_thread().enable_all().build()?.block_on(async {
+        let process = Process::start(config, &log).await?;
+        Ok::<_, RunError>(process.supervise().await)
+    });
+    log.lines().close(Duration::from_secs(1));
+    ended
+}
+
+/// A running origin.
+struct Process {
+    config: OriginConfig,
+    dialler: Arc<Dialler>,
+    shutdown: Shutdown,
+    signals: Signals,
+    end: CancellationToken,
+    workers: Vec<thread::JoinHandle<()>>,
+}
+
+impl Process {
+    async fn start(config: OriginConfig, log: &Log) -> Result<Self, RunError> {
+        let shutdown = Shutdown::default();
+        let signals = Signals::new()?;
+        let mut registry = process_metrics::registry("origin");
+        log.lines().register(&mut registry);
+        let readiness = Readiness::new(shutdown.clone(), &["no_tunnel"]);
+        readiness.register(&mut registry);
+        let dialler = Arc::new(dialler(&config, log, &mut registry, &shutdown, &readiness)?);
+        let mut ready = Ready::default();
+        if let Some(listen) = &config.admin {
+            let socket = AdminSocket::bind(listen).await.map_err(|e| RunError::Admin(format!("{listen:?}"), e))?;
+            ready.admin.push(socket.address());
+            let status = status_of(&config.name, &dialler);
+            let admin = Admin { registry, readiness, status, shutdown: shutdown.clone() };
+            admin::start(socket, admin, &Tasks::new(shutdown.clone()));
+        }
+        let end = CancellationToken::new();
+        let workers = start_workers(&config, &dialler, &end)?;
+        ready.announce();
+        tracing::info!(gateway = config.name, workers = workers.len(), "origin ready");
+        Ok(Self { config, dialler, shutdown, signals, end, workers })
+    }
+
+    async fn supervise(self) -> Ended {
+        let dialler = self.dialler;
+        let timeout = self.config.drain.timeout;
+        let shutdown = self.shutdown.clone();
+        let drained = async {
+            shutdown.draining().await;
+            tell_drain(&dialler, timeout);
+            // Requests that were on their way when the PoPs heard of it still come, and are REJECTED.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            dialler.exchanges.wait().await;
+            settle(&dialler).await;
+        };
+        let ended = self.signals.supervise(&self.shutdown, timeout, drained).await;
+        for link in dialler.held.lock().drain(..) {
+            link.close(CloseCode::Done, "the origin ends");
+        }
+        self.end.cancel();
+        let _ = tokio::task::spawn_blocking(move || self.workers.into_iter().for_each(|w| drop(w.join()))).await;
+        tracing::info!(?ended, "origin ended");
+        ended
+    }
+}
+
+fn tell_drain(dialler: &Dialler, timeout: Duration) {
+    let deadline_millis = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+    let drain = Control::Drain(Drain { reason: "shutdown".into(), deadline_millis, next: Vec::new() });
+    for link in dialler.held.lock().iter() {
+        link.send(&drain);
+    }
+}
+
+/// Waits until the PoPs have acknowledged what was sent.
+async fn settle(dialler: &Dialler) {
+    while dialler.peers.all().iter().any(|peer| peer.exchanges() > 0 && !peer.links().is_empty()) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+fn status_of(name: &str, dialler: &Arc<Dialler>) -> Box<dyn Fn() -> serde_json::Value + Send + Sync> {
+    let (name, dialler) = (name.to_owned(), dialler.clone());
+    Box::new(move || {
+        serde_json::json!({
+            "gateway": name,
+            "version": env!("CARGO_PKG_VERSION"),
+            "draining": dialler.links.shutdown().is_draining(),
+            "retained_bytes": dialler.peers.settings().budget.used(),
+            "tunnels": dialler.status(),
+        })
+    })
+}
+
+fn dialler(
+    config: &OriginConfig,
+    log: &Log,
+    registry: &mut Registry,
+    shutdown: &Shutdown,
+    readiness: &Readiness,
+) -> Result<Dialler, RunError> {
+    let settings = Arc::new(Settings::new(&config.tunnel.limits));
+    let (links, exchanges) = (Tasks::new(shutdown.clone()), Tasks::new(shutdown.clone()));
+    let credentials = Credentials::load(&config.tunnel.identity)?;
+    let readiness = readiness.clone();
+    Ok(Dialler {
+        hello: Hello {
+            node: config.name.clone(),
+            instance: fastrand::u64(..1 << 62),
+            build: env!("CARGO_PKG_VERSION").into(),
+            serves: true,
+            window: settings.window,
+            workers: config.workers as u64,
+            ..Hello::default()
+        },
+        services: config.services.iter().map(|service| service.name.clone()).collect(),
+        client: credentials.client_config(Arc::new(transport(&config.tunnel.limits)))?,
+        gateway: Arc::new(gateway(config, log, registry, &exchanges)?),
+        peers: Arc::new(Peers::new(settings, links.clone(), TunnelMetrics::register(registry))),
+        exchanges,
+        links,
+        dial_timeout: config.tunnel.dial_timeout,
+        backoff_max: config.tunnel.backoff_max,
+        held: Default::default(),
+        ready: Box::new(move |any| readiness.set("no_tunnel", !any)),
+        sequence: AtomicU64::new(1),
+    })
+}
+
+fn gateway(config: &OriginConfig, log: &Log, registry: &mut Registry, tasks: &Tasks) -> Result<Gateway, RunError> {
+    let access = config.log.access.then(|| AccessLog::origin(log.lines().clone(), log.form(), &config.name));
+    let names = config.services.iter().map(|service| service.name.as_str());
+    let requests = RequestMetrics::register(registry, "gateway", names);
+    let metrics = Arc::new(UpstreamMetrics::register(registry));
+    let connections = Tasks::new(tasks.shutdown().clone());
+    let mut services = HashMap::new();
+    for (index, service) in config.services.iter().enumerate() {
+        let upstreams = Upstreams::new(service, metrics.clone(), &connections)
+            .map_err(|error| RunError::Upstream(service.name.clone(), error))?;
+        services.insert(service.name.clone(), Service { upstreams, index });
+    }
+    let shutdown = tasks.shutdown().clone();
+    Ok(Gateway { services, observer: Observer::new(access, requests, shutdown.clone()), shutdown })
+}
+
+fn start_workers(
+    config: &OriginConfig,
+    dialler: &Arc<Dialler>,
+    end: &CancellationToken,
+) -> Result<Vec<thread::JoinHandle<()>>, RunError> {
+    let count = config.workers.min(config.tunnel.links.max(1) * config.pops_wanted.max(1)).max(1);
+    (0..count)
+        .map(|index| {
+            let (pops, links) = (config.pops.clone(), config.tunnel.links);
+            let wanted = config.pops_wanted;
+            let (dialler, end) = (dialler.clone(), end.clone());
+            let body = move || match Builder::new_current_thread().enable_all().build() {
+                Ok(runtime) => runtime.block_on(async {
+                    for pop in pops.iter().take(wanted) {
+                        for number in (0..links).filter(|number| number % count == index) {
+                            let tasks = dialler.links.clone();
+                            tasks.spawn(dialler.clone().hold(pop.clone(), number, index));
+                        }
+                    }
+                    end.cancelled().await;
+                    // The last CONNECTION_CLOSE frames.
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }),
+                Err(error) => tracing::error!(%error, "worker cannot start"),
+            };
+            Ok(thread::Builder::new().name(format!("worker-{index}")).spawn(body)?)
+        })
+        .collect()
+}

@@ -7,7 +7,7 @@
 pub mod child;
 mod demo;
 pub mod layout;
-mod probe;
+pub mod probe;
 pub mod upstream;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

@@ -73,7 +73,8 @@ fn date(now: SystemTime) -> HeaderValue {
 
 fn format_date(now: SystemTime) -> HeaderValue {
     let text = httpdate::fmt_http_date(now);
-    HeaderValue::from_maybe_shared(Bytes::from(text)).unwrap_or(HeaderValue::from_static("Thu, 01 Jan 1970 00:00:00 GMT"))
+    HeaderValue::from_maybe_shared(Bytes::from(text))
+        .unwrap_or(HeaderValue::from_static("Thu, 01 Jan 1970 00:00:00 GMT"))
 }
 
 /// Appends one metric to `server-timing`: `name;dur=1.234`, milliseconds. `name` must be a token.

@@ -107,9 +107,10 @@ impl Upstreams {
             Ok(Arc::new(Pool::new(upstream, connector, &service.limits, metrics.clone(), tasks.clone())))
         };
         let pools = service.upstreams.iter().map(pool).collect::<Result<_, UpstreamSetupError>>()?;
-        let authority = service.host.as_ref().map(|host| {
-            Authority::try_from(host.as_str()).map_err(|_| UpstreamSetupError::TlsName(host.clone()))
-        });
+        let authority = service
+            .host
+            .as_ref()
+            .map(|host| Authority::try_from(host.as_str()).map_err(|_| UpstreamSetupError::TlsName(host.clone())));
         Ok(Self { pools, next: AtomicUsize::new(0), authority: authority.transpose()?, metrics })
     }
 
@@ -181,7 +182,7 @@ impl Upstreams {
         }
         if let Some(request) = failure.unsent {
             self.metrics.unsent_retries.inc();
-            return Ok(target.recover(request));
+            return Ok(target.recover(*request));
         }
         let repeatable = match failure.fault.retry {
             Retry::Anywhere => true,
@@ -263,7 +264,7 @@ impl Upstreams {
         let result = poll_fn(|cx| match response.as_mut().poll(cx) {
             Poll::Ready(Ok(response)) => Poll::Ready(Ok(response)),
             Poll::Ready(Err(mut error)) => {
-                let unsent = error.take_message();
+                let unsent = error.take_message().map(Box::new);
                 let fault = errors::before_head(error.error(), &progress);
                 let fault = if unsent.is_some() { fault.with_retry(Retry::Anywhere) } else { fault };
                 Poll::Ready(Err(Failure { fault, unsent }))
@@ -304,7 +305,7 @@ impl Sent {
 struct Failure {
     fault: Fault,
     /// The request, if no byte of it was sent.
-    unsent: Option<Request<Outgoing>>,
+    unsent: Option<Box<Request<Outgoing>>>,
 }
 
 async fn lease_from(pool: &Arc<Pool>, fresh: bool, deadline: Instant) -> Result<Lease, Fault> {

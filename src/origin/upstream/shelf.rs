@@ -247,3 +247,6 @@ impl<S: Usable, M: Usable + Clone, W: Wait> Shelf<S, M, W> {
         id
     }
 }
+
+#[cfg(test)]
+mod tests;

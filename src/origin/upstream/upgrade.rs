@@ -4,7 +4,9 @@
 //! further than the listener.
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE,
+};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
 use http_body::Body;
 use hyper::ext::Protocol;
@@ -83,7 +85,10 @@ impl Handshake {
     /// RFC 9110 section 7.8 and RFC 6455 section 4.1: the switch must be to what was asked, and proven.
     fn check(&self, headers: &HeaderMap) -> Result<(), Fault> {
         let switched_to = headers.get_all(UPGRADE).iter().any(|value| {
-            value.as_bytes().split(|&byte| byte == b',').any(|name| name.trim_ascii().eq_ignore_ascii_case(&self.protocol))
+            value
+                .as_bytes()
+                .split(|&byte| byte == b',')
+                .any(|name| name.trim_ascii().eq_ignore_ascii_case(&self.protocol))
         });
         let accepted = self.accept.as_ref().is_none_or(|accept| {
             headers.get(SEC_WEBSOCKET_ACCEPT).is_some_and(|value| value.as_bytes() == accept.as_bytes())

@@ -89,8 +89,9 @@ impl Watch {
         };
         // Nothing is due now, but may be at once: look again before that could be late.
         let again = now + self.response_timeout.min(self.body_timeout);
-        [sending, receiving].into_iter().flatten().try_fold(again, |next, (deadline, kind)| {
-            if deadline <= now { Err(kind) } else { Ok(next.min(deadline)) }
-        })
+        [sending, receiving]
+            .into_iter()
+            .flatten()
+            .try_fold(again, |next, (deadline, kind)| if deadline <= now { Err(kind) } else { Ok(next.min(deadline)) })
     }
 }

@@ -134,7 +134,9 @@ async fn oversized_heads_are_refused() {
 
 #[tokio::test]
 async fn responses_without_a_body_leave_the_connection_usable() {
-    for (method, status) in [(Method::HEAD, "200 OK"), (Method::GET, "204 No Content"), (Method::GET, "304 Not Modified")] {
+    for (method, status) in
+        [(Method::HEAD, "200 OK"), (Method::GET, "204 No Content"), (Method::GET, "304 Not Modified")]
+    {
         let (address, counts) = answering(match status {
             "200 OK" => "HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n",
             "204 No Content" => "HTTP/1.1 204 No Content\r\n\r\n",

@@ -252,12 +252,14 @@ async fn a_connect_without_an_answer_times_out() {
     socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
     socket.listen(0).unwrap();
     let address = socket.local_addr().unwrap().as_socket().unwrap();
-    let _fill: Vec<_> = (0..2).map(|_| {
-        let stream = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-        stream.set_nonblocking(true).unwrap();
-        let _ = stream.connect(&address.into());
-        stream
-    }).collect();
+    let _fill: Vec<_> = (0..2)
+        .map(|_| {
+            let stream = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+            stream.set_nonblocking(true).unwrap();
+            let _ = stream.connect(&address.into());
+            stream
+        })
+        .collect();
     let limits = UpstreamLimits { connect_timeout: Duration::from_millis(100), ..limits() };
     let fault = Rig::http1_with(address, limits).get("/").await.err().unwrap();
     assert_eq!((fault.kind, fault.retry), (Kind::ConnectionTimeout, Retry::Anywhere));

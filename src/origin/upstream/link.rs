@@ -63,7 +63,10 @@ pub(super) async fn open(pool: &Arc<Pool>, slot: Slot, http1_only: bool) -> Resu
             Ok(Lease::multiplexed(pool.clone(), id, shared, false))
         } else {
             let exclusive = drive(pool, socket, worker).await?;
-            if !http1_only {
+            if http1_only {
+                // For one upgrade alone: it never comes back, and says nothing of what the others speak.
+                pool.metrics.connects.inc();
+            } else {
                 pool.handle_exclusive(id);
             }
             Ok(Lease::exclusive(pool.clone(), id, exclusive, false))

@@ -73,6 +73,15 @@ fn only_one_connection_is_opened_until_its_protocol_is_known() {
 }
 
 #[test]
+fn nobody_waits_for_a_connection_of_an_upgrade() {
+    let mut shelf = TestShelf::new(3, 10, Some(true));
+    assert_eq!(shelf.ask_own(), Some(0));
+    assert_eq!(shelf.ask(1, false), Some(Taken::Open(1)), "not held up by the upgrade's");
+    assert_eq!(shelf.ask_own(), Some(2));
+    assert_eq!(shelf.ask_own(), None, "but it counts");
+}
+
+#[test]
 fn a_connect_that_failed_lets_the_next_one_try() {
     let mut shelf = TestShelf::new(1, 10, None);
     assert_eq!(shelf.ask(1, false), Some(Taken::Open(0)));

@@ -474,6 +474,29 @@ async fn peers_without_extended_connect_are_asked_over_http1() {
 }
 
 #[tokio::test]
+async fn a_refused_upgrade_leaves_no_http1_connection_in_the_pool() {
+    let address = scripted(|number, mut peer| async move {
+        if number == 0 {
+            let mut connection = h2::server::handshake(peer.stream).await.unwrap();
+            while let Some(Ok((_, mut respond))) = connection.accept().await {
+                respond.send_response(Response::new(()), true).unwrap();
+            }
+            return;
+        }
+        peer.head().await.unwrap();
+        peer.write("HTTP/1.1 403 Forbidden\r\ncontent-length: 2\r\n\r\nno").await;
+        peer.closed().await;
+    })
+    .await;
+    let rig = rig(address, limits());
+    let response = rig.send(websocket("/chat"), none()).await.unwrap();
+    assert_eq!(response.head.status, StatusCode::FORBIDDEN);
+    assert_eq!(text(response.body).await.unwrap(), "no");
+    assert_eq!(rig.text("/").await.unwrap(), "", "by HTTP/2");
+    until(|| rig.pool().open() == 1).await;
+}
+
+#[tokio::test]
 async fn a_large_body_arrives_whole() {
     let (address, _) = h2c(100).await;
     let rig = rig(address, limits());

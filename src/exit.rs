@@ -4,6 +4,8 @@
 
 use std::process::ExitCode;
 
+use crate::signal::Ended;
+
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
@@ -31,6 +33,15 @@ impl Exit {
             Self::Config => 3,
             Self::Bind => 4,
             Self::Forced => 130,
+        }
+    }
+}
+
+impl From<Ended> for Exit {
+    fn from(ended: Ended) -> Self {
+        match ended {
+            Ended::Drained => Self::Ok,
+            Ended::Deadline | Ended::Forced => Self::Forced,
         }
     }
 }

@@ -108,9 +108,14 @@ fn with_config(path: &Path, then: impl FnOnce(EdgeConfig) -> Exit) -> Exit {
 }
 
 /// Serves until a signal.
-fn run(_config: EdgeConfig) -> Exit {
-    eprintln!("edge: this build cannot serve yet");
-    Exit::Failed
+fn run(config: EdgeConfig) -> Exit {
+    match trunkline::edge::run(config) {
+        Ok(ended) => ended.into(),
+        Err(error) => {
+            eprintln!("edge: {error}");
+            error.exit()
+        }
+    }
 }
 
 fn issue(args: Issue) -> Result<Issued, CaError> {

@@ -52,7 +52,12 @@ fn with_config(path: &Path, then: impl FnOnce(OriginConfig) -> Exit) -> Exit {
 }
 
 /// Serves until a signal.
-fn run(_config: OriginConfig) -> Exit {
-    eprintln!("origin: this build cannot serve yet");
-    Exit::Failed
+fn run(config: OriginConfig) -> Exit {
+    match trunkline::origin::run(config) {
+        Ok(ended) => ended.into(),
+        Err(error) => {
+            eprintln!("origin: {error}");
+            error.exit()
+        }
+    }
 }

@@ -28,6 +28,7 @@ use super::route::Routes;
 use super::serve::{Edge, Spine};
 use crate::admin::{self, Admin, AdminSocket, Readiness};
 use crate::config::EdgeConfig;
+use crate::exit::Exit;
 use crate::fields::Via;
 use crate::observe::access::AccessLog;
 use crate::observe::log::{self, Log};
@@ -68,6 +69,17 @@ pub enum RunError {
     /// The system refuses something a process needs.
     #[error("{0}")]
     System(#[from] io::Error),
+}
+
+impl RunError {
+    /// The exit code that tells of it.
+    pub fn exit(&self) -> Exit {
+        match self {
+            Self::Bind(_) | Self::Admin(..) => Exit::Bind,
+            Self::Tls(_) | Self::Tunnel(_) | Self::Log(_) => Exit::Config,
+            Self::Keys(_) | Self::System(_) => Exit::Failed,
+        }
+    }
 }
 
 /// Runs an edge until a signal ends it.

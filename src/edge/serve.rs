@@ -65,6 +65,7 @@ impl Serve for Spine {
         };
         let (mut head, body) = outcome.unwrap_or_else(|fault| self.edge.refuse(fault, &mut record));
         record.head(head.status);
+        fields::append_server_timing(&mut head.headers, "edge", record.age());
         self.edge.finish_head(&mut head, id);
         Response { head, body: body.recorded(record, self.edge.limits.total_timeout) }
     }

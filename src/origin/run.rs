@@ -17,6 +17,7 @@ use super::gateway::{Gateway, Service};
 use super::upstream::{UpstreamMetrics, UpstreamSetupError, Upstreams};
 use crate::admin::{self, Admin, AdminSocket, Readiness};
 use crate::config::OriginConfig;
+use crate::exit::Exit;
 use crate::observe::access::AccessLog;
 use crate::observe::log::{self, Log};
 use crate::observe::metrics::{self as process_metrics, RequestMetrics};
@@ -48,6 +49,17 @@ pub enum RunError {
     /// The system refuses something a process needs.
     #[error("{0}")]
     System(#[from] io::Error),
+}
+
+impl RunError {
+    /// The exit code that tells of it.
+    pub fn exit(&self) -> Exit {
+        match self {
+            Self::Admin(..) => Exit::Bind,
+            Self::Tunnel(_) | Self::Upstream(..) | Self::Log(_) => Exit::Config,
+            Self::System(_) => Exit::Failed,
+        }
+    }
 }
 
 /// Runs an origin until a signal ends it.

@@ -96,7 +96,8 @@ impl Peer {
         &self.tasks
     }
 
-    pub(super) fn metrics(&self) -> &TunnelMetrics {
+    /// The counters of this layer.
+    pub fn metrics(&self) -> &TunnelMetrics {
         &self.metrics
     }
 
@@ -215,6 +216,7 @@ impl Peers {
         &self.settings
     }
 
+    /// The counters of this layer.
     /// The counters of this layer.
     pub fn metrics(&self) -> &TunnelMetrics {
         &self.metrics

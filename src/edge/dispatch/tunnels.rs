@@ -129,7 +129,7 @@ fn two_choices<'a>(links: impl Iterator<Item = &'a Arc<Link>> + Clone) -> Option
     if count == 0 {
         return None;
     }
-    let mut pick = || links.clone().nth(fastrand::usize(..count));
+    let pick = || links.clone().nth(fastrand::usize(..count));
     let (first, second) = (pick()?, pick()?);
     Some(if first.in_flight() <= second.in_flight() { first } else { second }.clone())
 }

@@ -41,10 +41,7 @@ fn before_h2_head(error: &h2::Error) -> Fault {
     if error.is_remote() && (refused || error.is_go_away()) {
         return upstream(Kind::ConnectionTerminated, Retry::Anywhere);
     }
-    // h2's own word for a field section above our limit.
-    if error.is_library() && refused {
-        return upstream(Kind::ResponseHeaderSectionSize, Retry::Never);
-    }
+    // Also a field section above our limit, which h2 does not tell apart.
     if error.is_library() {
         return upstream(Kind::ProtocolError, Retry::Never);
     }

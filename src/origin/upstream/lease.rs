@@ -93,15 +93,23 @@ pub(super) struct Lease {
     id: ConnectionId,
     connection: Option<Connection>,
     reused: bool,
+    /// The connection is for this request alone, and closes with it.
+    once: bool,
 }
 
 impl Lease {
     pub(super) fn exclusive(pool: Arc<Pool>, id: ConnectionId, exclusive: Exclusive, reused: bool) -> Self {
-        Self { pool, id, connection: Some(Connection::Exclusive(exclusive)), reused }
+        Self { pool, id, connection: Some(Connection::Exclusive(exclusive)), reused, once: false }
     }
 
     pub(super) fn multiplexed(pool: Arc<Pool>, id: ConnectionId, shared: Multiplexed, reused: bool) -> Self {
-        Self { pool, id, connection: Some(Connection::Multiplexed(shared)), reused }
+        Self { pool, id, connection: Some(Connection::Multiplexed(shared)), reused, once: false }
+    }
+
+    /// The same lease of a connection that must not come into the pool.
+    pub(super) fn once(mut self) -> Self {
+        self.once = true;
+        self
     }
 
     pub(super) fn pool(&self) -> &Arc<Pool> {
@@ -155,6 +163,9 @@ impl Lease {
 
     /// The request and its response are complete: the connection may serve another.
     pub(super) fn give_back(mut self) {
+        if self.once {
+            return;
+        }
         let Some(Connection::Exclusive(mut exclusive)) =
             self.connection.take_if(|connection| matches!(connection, Connection::Exclusive(_)))
         else {

@@ -63,10 +63,14 @@ pub(super) async fn open(pool: &Arc<Pool>, slot: Slot, http1_only: bool) -> Resu
             Ok(Lease::multiplexed(pool.clone(), id, shared, false))
         } else {
             let exclusive = drive(pool, socket, worker).await?;
-            if !http1_only {
-                pool.handle_exclusive(id);
+            let lease = Lease::exclusive(pool.clone(), id, exclusive, false);
+            if http1_only {
+                // For one upgrade alone: it says nothing of what the pool's connections speak.
+                pool.metrics.connects.inc();
+                return Ok(lease.once());
             }
-            Ok(Lease::exclusive(pool.clone(), id, exclusive, false))
+            pool.handle_exclusive(id);
+            Ok(lease)
         }
     };
     let opened = opened.await;

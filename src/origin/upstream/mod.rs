@@ -182,7 +182,7 @@ impl Upstreams {
         }
         if let Some(request) = failure.unsent {
             self.metrics.unsent_retries.inc();
-            return Ok(target.recover(request));
+            return Ok(target.recover(*request));
         }
         let repeatable = match failure.fault.retry {
             Retry::Anywhere => true,
@@ -264,7 +264,7 @@ impl Upstreams {
         let result = poll_fn(|cx| match response.as_mut().poll(cx) {
             Poll::Ready(Ok(response)) => Poll::Ready(Ok(response)),
             Poll::Ready(Err(mut error)) => {
-                let unsent = error.take_message();
+                let unsent = error.take_message().map(Box::new);
                 let fault = errors::before_head(error.error(), &progress);
                 let fault = if unsent.is_some() { fault.with_retry(Retry::Anywhere) } else { fault };
                 Poll::Ready(Err(Failure { fault, unsent }))
@@ -305,7 +305,7 @@ impl Sent {
 struct Failure {
     fault: Fault,
     /// The request, if no byte of it was sent.
-    unsent: Option<Request<Outgoing>>,
+    unsent: Option<Box<Request<Outgoing>>>,
 }
 
 async fn lease_from(pool: &Arc<Pool>, fresh: bool, deadline: Instant) -> Result<Lease, Fault> {

@@ -149,7 +149,11 @@ impl Outgoing {
             }
         }
         let ended = frame.is_trailers() || self.inner.as_ref().is_none_or(|inner| inner.is_end_stream());
-        if ended { self.handle_end() } else { Ok(self.progress.enter(Phase::Sending)) }
+        if ended {
+            return self.handle_end();
+        }
+        self.progress.enter(Phase::Sending);
+        Ok(())
     }
 
     fn handle_end(&mut self) -> Result<(), Fault> {

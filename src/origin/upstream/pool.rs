@@ -154,9 +154,8 @@ impl Pool {
 
     /// Permission to open a connection of one's own, without waiting.
     pub(super) fn ask_own(self: &Arc<Self>) -> Result<Slot, Fault> {
-        let worker = worker();
-        let id = self.shelf.lock().ask_own(worker).ok_or_else(limit_reached)?;
-        Ok(self.slot(id, worker))
+        let id = self.shelf.lock().ask_own().ok_or_else(limit_reached)?;
+        Ok(self.slot(id, worker()))
     }
 
     async fn wait(&self, receiver: oneshot::Receiver<Grant>, deadline: Instant) -> Result<Grant, Fault> {

@@ -126,9 +126,9 @@ impl<S: Usable, M: Usable + Clone, W: Wait> Shelf<S, M, W> {
         Some((waiter, worker, taken))
     }
 
-    /// Permission to open one more connection whatever there is already; for upgrades.
-    pub(super) fn ask_own(&mut self, worker: usize) -> Option<ConnectionId> {
-        (self.open < self.open_max).then(|| self.start_opening(worker))
+    /// Permission to open one more connection whatever there is already; for upgrades. Nobody else waits for it.
+    pub(super) fn ask_own(&mut self) -> Option<ConnectionId> {
+        (self.open < self.open_max).then(|| self.count_open())
     }
 
     /// An exclusive connection came to be. It is with its first request.
@@ -240,10 +240,18 @@ impl<S: Usable, M: Usable + Clone, W: Wait> Shelf<S, M, W> {
     }
 
     fn start_opening(&mut self, worker: usize) -> ConnectionId {
-        let id = self.next_id;
-        self.next_id = self.next_id.wrapping_add(1);
-        self.open += 1;
+        let id = self.count_open();
         self.opening.push((id, worker));
         id
     }
+
+    fn count_open(&mut self) -> ConnectionId {
+        let id = self.next_id;
+        self.next_id = self.next_id.wrapping_add(1);
+        self.open += 1;
+        id
+    }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,110 @@
+//! One client connection of either protocol, and how a request on it can fail.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use http::{Method, Request, StatusCode, Uri};
+
+use super::plan::{Ask, Plan, Protocol};
+use super::tally::Tally;
+use super::{http2, http3, tls};
+use crate::Outcome;
+
+/// Why a request did not end with the right answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// No connection.
+    #[error("connect: {0}")]
+    Connect(String),
+    /// The connection or stream broke.
+    #[error("stream: {0}")]
+    Stream(String),
+    /// Another status than 200.
+    #[error("status {0}")]
+    Status(StatusCode),
+    /// A body of the wrong length.
+    #[error("{got} bytes of body instead of {wanted}")]
+    Length {
+        /// Bytes received.
+        got: u64,
+        /// Bytes due.
+        wanted: u64,
+    },
+    /// More requests are unanswered than the generator holds.
+    #[error("too many requests in flight")]
+    Overrun,
+}
+
+/// What connections to one edge have in common.
+#[derive(Clone)]
+pub enum Setup {
+    /// HTTP/3.
+    Http3(http3::Setup),
+    /// HTTP/2.
+    Http2(http2::Setup),
+}
+
+/// Where a connection leads and as whom it asks.
+#[derive(Clone)]
+pub struct Target {
+    /// The edge.
+    pub address: SocketAddr,
+    /// Authority and SNI.
+    pub host: Arc<str>,
+}
+
+impl Setup {
+    /// Reads the CA and prepares what every connection of `plan` uses.
+    pub fn new(plan: &Plan) -> Outcome<Self> {
+        let target = Target { address: plan.target, host: plan.host.as_str().into() };
+        Ok(match plan.protocol {
+            Protocol::Http3 => Self::Http3(http3::Setup::new(target, tls::config(&plan.ca, b"h3")?)?),
+            Protocol::Http2 => Self::Http2(http2::Setup::new(target, tls::config(&plan.ca, b"h2")?)),
+        })
+    }
+
+    /// Opens a connection from a socket of its own.
+    pub async fn connect(&self) -> Result<Connection, Failure> {
+        Ok(match self {
+            Self::Http3(setup) => Connection::Http3(setup.connect().await?),
+            Self::Http2(setup) => Connection::Http2(setup.connect().await?),
+        })
+    }
+}
+
+/// An open connection; requests on it may run side by side.
+pub enum Connection {
+    /// HTTP/3.
+    Http3(http3::Connection),
+    /// HTTP/2.
+    Http2(http2::Connection),
+}
+
+impl Connection {
+    /// Sends `ask` and receives its whole answer. Ok means status 200 and the right length.
+    pub async fn fetch(&self, ask: Ask, tally: &Arc<Tally>) -> Result<(), Failure> {
+        let got = match self {
+            Self::Http3(connection) => connection.fetch(ask, tally).await?,
+            Self::Http2(connection) => connection.fetch(ask, tally).await?,
+        };
+        let wanted = ask.receives();
+        if got == wanted { Ok(()) } else { Err(Failure::Length { got, wanted }) }
+    }
+}
+
+/// The request head of `ask`; a browser's few fields, so that header work is not flattered.
+pub fn head<B>(host: &str, ask: Ask, body: B) -> Result<Request<B>, Failure> {
+    let uri = Uri::builder().scheme("https").authority(host).path_and_query(ask.path());
+    let uri = uri.build().map_err(|error| Failure::Stream(error.to_string()))?;
+    let request = Request::builder().uri(uri).header("user-agent", "trunkline-bench/1").header("accept", "*/*");
+    let request = match ask {
+        Ask::Download(_) => request.method(Method::GET),
+        Ask::Upload(bytes) => request.method(Method::POST).header("content-length", bytes),
+    };
+    request.body(body).map_err(|error| Failure::Stream(error.to_string()))
+}
+
+/// Only 200 will do.
+pub fn expect_ok(status: StatusCode) -> Result<(), Failure> {
+    if status == StatusCode::OK { Ok(()) } else { Err(Failure::Status(status)) }
+}

@@ -1,0 +1,82 @@
+//! The HTTP/2 client: hyper over tokio-rustls.
+
+use std::sync::Arc;
+
+use http_body_util::BodyExt;
+use hyper::client::conn::http2::{self, SendRequest};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio_rustls::TlsConnector;
+
+use super::client::{Failure, Target, expect_ok, head};
+use super::filler::Filler;
+use super::plan::Ask;
+use super::tally::Tally;
+
+/// Windows as Chromium announces them, bytes.
+const STREAM_WINDOW: u32 = 6 << 20;
+const CONNECTION_WINDOW: u32 = 15 << 20;
+
+/// What all HTTP/2 connections have in common.
+#[derive(Clone)]
+pub struct Setup {
+    target: Target,
+    tls: TlsConnector,
+}
+
+impl Setup {
+    /// Connections to `target` under `tls`.
+    pub fn new(target: Target, tls: rustls::ClientConfig) -> Self {
+        Self { target, tls: TlsConnector::from(Arc::new(tls)) }
+    }
+
+    /// Opens one connection.
+    pub async fn connect(&self) -> Result<Connection, Failure> {
+        let broken = |error: &dyn std::error::Error| Failure::Connect(error.to_string());
+        let tcp = TcpStream::connect(self.target.address).await.map_err(|e| broken(&e))?;
+        tcp.set_nodelay(true).map_err(|e| broken(&e))?;
+        let name = ServerName::try_from(self.target.host.to_string()).map_err(|e| broken(&e))?;
+        let tls = self.tls.connect(name, tcp).await.map_err(|e| broken(&e))?;
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        builder.initial_stream_window_size(STREAM_WINDOW).initial_connection_window_size(CONNECTION_WINDOW);
+        let (requests, driver) = builder.handshake(TokioIo::new(tls)).await.map_err(|e| broken(&e))?;
+        let mut drivers = JoinSet::new();
+        drivers.spawn(async move {
+            // How the connection ends is seen by the requests on it.
+            let _ = driver.await;
+        });
+        Ok(Connection { host: self.target.host.clone(), requests, _drivers: drivers })
+    }
+}
+
+/// An open connection with the task that drives it.
+pub struct Connection {
+    host: Arc<str>,
+    requests: SendRequest<Filler>,
+    _drivers: JoinSet<()>,
+}
+
+impl Connection {
+    /// Sends `ask` and returns the length of its answer.
+    pub async fn fetch(&self, ask: Ask, tally: &Arc<Tally>) -> Result<u64, Failure> {
+        let mut requests = self.requests.clone();
+        requests.ready().await.map_err(broken)?;
+        let body = Filler::counted(ask.sends(), tally.clone());
+        let response = requests.send_request(head(&self.host, ask, body)?).await.map_err(broken)?;
+        expect_ok(response.status())?;
+        let mut body = response.into_body();
+        let mut got = 0;
+        while let Some(frame) = body.frame().await {
+            let bytes = frame.map_err(broken)?.data_ref().map_or(0, |piece| piece.len() as u64);
+            got += bytes;
+            tally.moved(bytes);
+        }
+        Ok(got)
+    }
+}
+
+fn broken(error: hyper::Error) -> Failure {
+    Failure::Stream(error.to_string())
+}

@@ -1,0 +1,135 @@
+//! The contestants: each an edge and an origin, two processes on one core, between the same client and upstream.
+//!
+//! Started by `rounds`. Every contestant has the same certificates, cipher suite and upstream, one thread in each
+//! process, and no access log. Where the edge dials, it is the TLS client of the link, so the gateway's certificate is
+//! its own and the PoP's is the origin's.
+
+mod certificates;
+mod haproxy;
+mod nginx;
+mod process;
+mod template;
+mod trunkline;
+
+pub use process::{Process, pinned};
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use crate::Outcome;
+use crate::machine::Cores;
+use certificates::Certificates;
+
+/// The host that all requests are for.
+pub const HOST: &str = "bench.example";
+
+/// Who takes part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Contestant {
+    /// Ours.
+    Trunkline,
+    /// HAProxy to HAProxy over reverse HTTP: the origin dials out, HTTP/2 over mutual TLS.
+    HaproxyReverse,
+    /// The same with 64 KiB buffers, which favours bulk.
+    HaproxyReverse64k,
+    /// HAProxy to HAProxy over HTTP/2 and mutual TLS, the edge dials, 64 KiB buffers.
+    HaproxyTls64k,
+    /// nginx to nginx over HTTP/1.1 and mutual TLS, the edge dials.
+    NginxHttp1,
+    /// nginx to nginx over HTTP/2 and mutual TLS, the edge dials.
+    NginxHttp2,
+}
+
+impl Contestant {
+    /// All of them; the first is what the others are compared with.
+    pub const ALL: [Self; 6] = [
+        Self::Trunkline,
+        Self::HaproxyReverse,
+        Self::HaproxyReverse64k,
+        Self::HaproxyTls64k,
+        Self::NginxHttp1,
+        Self::NginxHttp2,
+    ];
+
+    /// The name in results and in `BENCH_CHAINS`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Trunkline => "trunkline",
+            Self::HaproxyReverse => "haproxy-rhttp",
+            Self::HaproxyReverse64k => "haproxy-rhttp-64k",
+            Self::HaproxyTls64k => "haproxy-h2-64k",
+            Self::NginxHttp1 => "nginx-h1",
+            Self::NginxHttp2 => "nginx-h2",
+        }
+    }
+
+    /// Whether a run without `BENCH_CHAINS` includes it: ours, the best at small requests (with two buffer sizes, because
+    /// the large one costs memory), the best at bulk.
+    pub fn by_default(self) -> bool {
+        !matches!(self, Self::HaproxyTls64k | Self::NginxHttp1)
+    }
+
+    /// Where its programs are; fetched on first use, so it needs the machine's own network.
+    pub fn programs(self) -> Outcome<PathBuf> {
+        match self {
+            Self::Trunkline => Ok(PathBuf::from(env!("CARGO_BIN_EXE_edge"))),
+            Self::HaproxyReverse | Self::HaproxyReverse64k | Self::HaproxyTls64k => process::debian("haproxy"),
+            Self::NginxHttp1 | Self::NginxHttp2 => process::debian("nginx"),
+        }
+    }
+
+    /// Starts both processes; whether they answer is for a probe to find out.
+    pub fn start(self, stage: &Stage) -> Outcome<Chain> {
+        let stage = stage.folder(self.name())?;
+        match self {
+            Self::Trunkline => trunkline::start(&stage),
+            Self::HaproxyReverse => haproxy::start(&stage, haproxy::Tunnel::Reverse, 16 << 10),
+            Self::HaproxyReverse64k => haproxy::start(&stage, haproxy::Tunnel::Reverse, 64 << 10),
+            Self::HaproxyTls64k => haproxy::start(&stage, haproxy::Tunnel::Dialled, 64 << 10),
+            Self::NginxHttp1 => nginx::start(&stage, "1.1"),
+            Self::NginxHttp2 => nginx::start(&stage, "2"),
+        }
+    }
+}
+
+/// A running contestant; ends when dropped.
+pub struct Chain {
+    /// Where clients connect, UDP and TCP.
+    pub address: SocketAddr,
+    /// Edge and origin.
+    pub processes: [Process; 2],
+}
+
+impl Chain {
+    /// Process ids of edge and origin.
+    pub fn pids(&self) -> Vec<u32> {
+        self.processes.iter().map(Process::pid).collect()
+    }
+}
+
+/// What all contestants stand on.
+#[derive(Clone)]
+pub struct Stage {
+    /// Folder for configurations and logs.
+    pub dir: PathBuf,
+    /// The one set of certificates.
+    pub certificates: Certificates,
+    /// The upstream's address.
+    pub upstream: SocketAddr,
+    /// Where processes run.
+    pub cores: Cores,
+}
+
+impl Stage {
+    /// Makes the certificates in `dir`.
+    pub fn new(dir: PathBuf, upstream: SocketAddr, cores: Cores) -> Outcome<Self> {
+        let certificates = Certificates::make(&dir)?;
+        Ok(Self { dir, certificates, upstream, cores })
+    }
+
+    fn folder(&self, name: &str) -> Outcome<Self> {
+        let stage = Self { dir: self.dir.join(name), ..self.clone() };
+        std::fs::create_dir_all(&stage.dir)?;
+        Ok(stage)
+    }
+}

@@ -1,0 +1,97 @@
+//! A process of the bench: pinned, its words in a file, ended when dropped and also when the bench dies.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use crate::Outcome;
+use crate::machine::pin;
+
+/// How long a process may take to say that it is ready.
+const READY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A running process.
+pub struct Process {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Process {
+    /// Starts `command` on `core`; its stderr goes to `log`.
+    pub fn start(command: &mut Command, core: usize, log: &Path) -> Outcome<Self> {
+        let child =
+            pinned(command, core).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(File::create(log)?).spawn();
+        let child = child.map_err(|error| format!("{}: {error}", command.get_program().display()))?;
+        Ok(Self { child, log: log.to_owned() })
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits for its ready line, one JSON object on stdout.
+    pub fn ready(&mut self) -> Outcome<serde_json::Value> {
+        let stdout = self.child.stdout.take().ok_or("its stdout was read before")?;
+        let (send, receive) = mpsc::sync_channel(1);
+        thread::spawn(move || read_ready(stdout, &send));
+        let line = receive.recv_timeout(READY_TIMEOUT);
+        let line = line.map_err(|_| format!("no ready line; see {}", self.log.display()))?;
+        Ok(serde_json::from_str(&line)?)
+    }
+}
+
+/// Passes the first line on and the rest by, so that the process never blocks on a full pipe.
+fn read_ready(stdout: ChildStdout, first: &mpsc::SyncSender<String>) {
+    for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+        let _ = first.try_send(line);
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended by itself; then there is nothing to kill.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// `command`, bound to `core` and to the life of the bench.
+pub fn pinned(command: &mut Command, core: usize) -> &mut Command {
+    let prepare = move || {
+        // SAFETY: prctl(2) without pointers.
+        if unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        pin(core)
+    };
+    // SAFETY: between fork and exec `prepare` makes only system calls and allocates nothing.
+    unsafe { command.pre_exec(prepare) }
+}
+
+/// An address on loopback that nobody uses at the moment, for programs that cannot choose one themselves.
+pub fn free_address() -> io::Result<SocketAddr> {
+    loop {
+        let tcp = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let address = tcp.local_addr()?;
+        if UdpSocket::bind(address).is_ok() {
+            return Ok(address);
+        }
+    }
+}
+
+/// The folder with the programs of a Debian sid package, unpacked under target/ on first use.
+pub fn debian(package: &str) -> Outcome<PathBuf> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tools/debian.sh");
+    let output = Command::new(&script).arg(package).stderr(Stdio::inherit()).output()?;
+    if !output.status.success() {
+        return Err(format!("{} {package} failed", script.display()).into());
+    }
+    Ok(PathBuf::from(String::from_utf8(output.stdout)?.trim()))
+}

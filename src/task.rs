@@ -73,7 +73,12 @@ impl Tasks {
     {
         let force = self.shutdown.force.clone();
         self.tracker.spawn(async move {
-            force.run_until_cancelled(future).await;
+            // Force first: a last poll could end a stream cleanly whose other half was just dropped.
+            tokio::select! {
+                biased;
+                () = force.cancelled() => {}
+                () = future => {}
+            }
         });
     }
 

@@ -81,7 +81,12 @@ where
         // From within a stream's task hyper spawns the sending half of that stream after a switch.
         if let Some(phase) = Phase::current() {
             self.tasks.spawn(async move {
-                phase.shared.cut.run_until_cancelled(future).await;
+                // The cut counts even when the future could end: its end would be a clean one.
+                tokio::select! {
+                    biased;
+                    () = phase.shared.cut.cancelled() => {}
+                    () = future => {}
+                }
                 phase.shared.send_ended.cancel();
             });
             return;

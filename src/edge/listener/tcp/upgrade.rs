@@ -64,6 +64,16 @@ impl Body for SwitchedBody {
 /// One direction broke: both are cut.
 struct Broken;
 
+impl Broken {
+    /// Cuts before the caller lets go of the stream, whose sending half would otherwise end cleanly.
+    fn cut(phase: Option<&Phase>) -> Self {
+        if let Some(phase) = phase {
+            phase.cut();
+        }
+        Self
+    }
+}
+
 /// A switch that hyper will make once the answer is written.
 pub(super) struct Pump<B> {
     pub(super) upgrade: OnUpgrade,
@@ -81,13 +91,11 @@ impl<B: Body<Data = Bytes, Error = Fault> + Unpin> Pump<B> {
         let Ok(Ok(upgraded)) = timeout(self.switch_timeout, self.upgrade).await else { return };
         let (read, write) = tokio::io::split(TokioIo::new(upgraded));
         let ended = AtomicBool::new(false);
-        let both = tokio::try_join!(
-            from_client(read, self.feed, self.phase.as_ref(), &ended),
-            to_client(write, self.body, self.write_timeout, &ended),
+        let phase = self.phase.as_ref();
+        let _both = tokio::try_join!(
+            from_client(read, self.feed, phase, &ended),
+            to_client(write, self.body, phase, self.write_timeout, &ended),
         );
-        if let (Err(Broken), Some(phase)) = (both, &self.phase) {
-            phase.cut();
-        }
     }
 }
 
@@ -103,13 +111,13 @@ async fn from_client(
         let Ok(place) = feed.reserve().await else { return Ok(()) };
         buffer.reserve(READ_LEN);
         match read.read_buf(&mut buffer).await {
-            Ok(0) if was_reset(phase, write_ended).await => return Err(Broken),
+            Ok(0) if was_reset(phase, write_ended).await => return Err(Broken::cut(phase)),
             Ok(0) => {
                 place.send(Piece::End);
                 return Ok(());
             }
             Ok(_) => place.send(Piece::Data(buffer.split().freeze())),
-            Err(_) => return Err(Broken),
+            Err(_) => return Err(Broken::cut(phase)),
         }
     }
 }
@@ -125,17 +133,19 @@ async fn was_reset(phase: Option<&Phase>, write_ended: &AtomicBool) -> bool {
 async fn to_client<B: Body<Data = Bytes, Error = Fault> + Unpin>(
     mut write: WriteHalf<TokioIo<Upgraded>>,
     mut body: B,
+    phase: Option<&Phase>,
     write_timeout: Duration,
     ended: &AtomicBool,
 ) -> Result<(), Broken> {
     while let Some(frame) = body.frame().await {
-        let Ok(data) = frame.map_err(|_| Broken)?.into_data() else { continue };
+        let Ok(data) = frame.map_err(|_| Broken::cut(phase))?.into_data() else { continue };
         let written = timeout(write_timeout, async {
             write.write_all(&data).await?;
             write.flush().await
         });
-        written.await.map_err(|_| Broken)?.map_err(|_| Broken)?;
+        written.await.map_err(|_| Broken::cut(phase))?.map_err(|_| Broken::cut(phase))?;
     }
     ended.store(true, Ordering::Relaxed);
-    timeout(write_timeout, write.shutdown()).await.map_err(|_| Broken)?.map_err(|_| Broken)
+    let shut = timeout(write_timeout, write.shutdown()).await.map_err(|_| Broken::cut(phase))?;
+    shut.map_err(|_| Broken::cut(phase))
 }

@@ -305,16 +305,10 @@ async fn an_oversized_head_is_refused() {
         Action::Stay
     })
     .await;
-<<<<<<< HEAD
-    for limits in
-        [UpstreamLimits { field_section_max: 1_000, ..limits() }, UpstreamLimits { fields_max: 20, ..limits() }]
-    {
-=======
     let size = UpstreamLimits { field_section_max: 1_000, ..limits() };
     let number = UpstreamLimits { fields_max: 20, ..limits() };
     // h2 calls the first one malformed.
     for (limits, kind) in [(size, Kind::ProtocolError), (number, Kind::ResponseHeaderSectionSize)] {
->>>>>>> upstream
         let fault = rig(address, limits).get("/").await.err().unwrap();
         assert_eq!((fault.kind, fault.retry), (kind, Retry::Never));
     }

@@ -7,14 +7,15 @@ use std::io;
 use std::net::{TcpListener, UdpSocket};
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use prometheus_client::registry::Registry;
 use tokio::runtime::Builder;
 use tokio_util::sync::CancellationToken;
 
 use super::acceptor::{Acceptor, accept_links};
-use super::dispatch::Dispatch;
 use super::dispatch::tunnels::Tunnels;
+use super::dispatch::{Dispatch, DispatchMetrics, REPLAY_BYTES_MAX};
 use super::filter::{FilterMetrics, FilterState};
 use super::listener::admission::Admission;
 use super::listener::alt_svc::AltSvc;
@@ -40,10 +41,14 @@ use crate::signal::{Ended, Signals};
 use crate::task::{Shutdown, Tasks};
 use crate::tls::TlsError;
 use crate::tunnel::code::CloseCode;
-use crate::tunnel::control::Hello;
+use crate::tunnel::control::{Drain, Hello};
 use crate::tunnel::endpoint::{Credentials, EndpointError, transport};
+use crate::tunnel::exchange::retention::Budget;
 use crate::tunnel::metrics::TunnelMetrics;
 use crate::tunnel::peer::{Peers, Settings};
+
+/// How long a drain waits for the gateways to have other PoPs ready.
+const HANDOVER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why an edge could not start or go on. Each message says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -92,7 +97,7 @@ pub fn run(config: EdgeConfig) -> Result<Ended, RunError> {
         let process = Process::start(config, &log).await?;
         Ok::<_, RunError>(process.supervise().await)
     });
-    log.lines().close(std::time::Duration::from_secs(1));
+    log.lines().close(Duration::from_secs(1));
     ended
 }
 
@@ -108,6 +113,8 @@ struct Shared {
     h3_metrics: Arc<h3::H3Metrics>,
     peers: Arc<Peers>,
     tunnels: Arc<Tunnels>,
+    dispatch_metrics: DispatchMetrics,
+    replay_budget: Arc<Budget>,
     hello: Hello,
     /// Clients' connections and requests: a drain waits for them.
     clients: Tasks,
@@ -159,7 +166,15 @@ impl Process {
     async fn supervise(self) -> Ended {
         let shared = self.shared;
         let timeout = shared.config.drain.timeout;
-        let ended = self.signals.supervise(&self.shutdown, timeout, shared.clients.wait()).await;
+        let drained = async {
+            self.shutdown.draining().await;
+            let deadline_millis = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+            shared.tunnels.announce_drain(&Drain { reason: "shutdown".into(), deadline_millis, next: Vec::new() });
+            let handover = tokio::time::timeout(HANDOVER_TIMEOUT.min(timeout), handed_over(&shared.tunnels));
+            // Clients first, tunnels last: these serve what is in flight.
+            let _ = tokio::join!(handover, shared.clients.wait());
+        };
+        let ended = self.signals.supervise(&self.shutdown, timeout, drained).await;
         for link in shared.tunnels.links() {
             link.close(CloseCode::Done, "the PoP ends");
         }
@@ -168,6 +183,13 @@ impl Process {
         let _ = joined.await;
         tracing::info!(?ended, "edge ended");
         ended
+    }
+}
+
+/// Waits until every gateway has other PoPs ready.
+async fn handed_over(tunnels: &Tunnels) {
+    while !tunnels.is_moved() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 
@@ -215,6 +237,8 @@ impl Shared {
             h3_metrics: Arc::new(h3::H3Metrics::register(registry)),
             peers: Arc::new(Peers::new(settings, links.clone(), TunnelMetrics::register(registry))),
             tunnels,
+            dispatch_metrics: DispatchMetrics::register(registry),
+            replay_budget: Arc::new(Budget::new(REPLAY_BYTES_MAX)),
             hello,
             clients: Tasks::new(shutdown.clone()),
             links,
@@ -234,7 +258,13 @@ impl Shared {
     }
 
     fn spine(&self, worker: usize) -> Spine {
-        let dispatch = Dispatch { tunnels: self.tunnels.clone(), worker, tasks: self.clients.clone() };
+        let dispatch = Dispatch {
+            tunnels: self.tunnels.clone(),
+            worker,
+            tasks: self.clients.clone(),
+            budget: self.replay_budget.clone(),
+            metrics: self.dispatch_metrics.clone(),
+        };
         Spine { edge: self.edge.clone(), dispatch: Arc::new(dispatch) }
     }
 }
@@ -356,7 +386,7 @@ async fn work(shared: &Arc<Shared>, worker: Worker, servers: Servers, sockets: S
         () = shared.end.cancelled() => {}
     }
     tunnel.close(CloseCode::Done.varint(), b"the PoP ends");
-    let _ = tokio::time::timeout(std::time::Duration::from_millis(500), tunnel.wait_idle()).await;
+    let _ = tokio::time::timeout(Duration::from_millis(500), tunnel.wait_idle()).await;
     Ok(())
 }
 

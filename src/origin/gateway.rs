@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -17,7 +18,6 @@ use crate::clock;
 use crate::fault::{Fault, Kind, Retry, Side, Stage};
 use crate::fields;
 use crate::observe::record::{Observer, Opening, Record, Wire};
-use crate::task::Shutdown;
 use crate::tunnel::code::ResetCode;
 use crate::tunnel::exchange::{Event, Exchange, ExchangeReader, ExchangeWriter};
 use crate::tunnel::message::{self, Meta, RequestHead, ResponseHead};
@@ -39,8 +39,8 @@ pub struct Gateway {
     pub services: HashMap<String, Service>,
     /// Who hears of every exchange.
     pub observer: Observer,
-    /// When drain begins, new exchanges are REJECTED.
-    pub shutdown: Shutdown,
+    /// Set when new exchanges are REJECTED: their PoPs have had time to send them elsewhere.
+    pub closed: AtomicBool,
 }
 
 impl Gateway {
@@ -93,7 +93,7 @@ impl Gateway {
         meta: Meta,
         record: &mut Record,
     ) -> Result<(), Fault> {
-        if self.shutdown.is_draining() {
+        if self.closed.load(Ordering::Relaxed) {
             let kind = Kind::DestinationUnavailable;
             return Err(Fault::new(Stage::Gateway, Side::Gateway, kind).with_retry(Retry::Anywhere));
         }

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use prometheus_client::registry::Registry;
 use tokio::runtime::Builder;
 use tokio_util::sync::CancellationToken;
 
-use super::failover::Dialler;
+use super::failover::{Dialler, Holder, Supervisor};
 use super::gateway::{Gateway, Service};
 use super::upstream::{UpstreamMetrics, UpstreamSetupError, Upstreams};
 use crate::admin::{self, Admin, AdminSocket, Readiness};
@@ -30,6 +30,9 @@ use crate::tunnel::control::{Control, Drain, Hello};
 use crate::tunnel::endpoint::{Credentials, EndpointError, transport};
 use crate::tunnel::metrics::TunnelMetrics;
 use crate::tunnel::peer::{Peers, Settings};
+
+/// How long a drain waits for other gateways to take over; the only gateway of a service serves on meanwhile.
+const HANDOVER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why an origin could not start. Each message says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -117,8 +120,8 @@ impl Process {
         let drained = async {
             shutdown.draining().await;
             tell_drain(&dialler, timeout);
-            // Requests that were on their way when the PoPs heard of it still come, and are REJECTED.
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            let _ = tokio::time::timeout(HANDOVER_TIMEOUT.min(timeout), handed_over(&dialler)).await;
+            dialler.gateway.closed.store(true, Ordering::Relaxed);
             dialler.exchanges.wait().await;
             settle(&dialler).await;
         };
@@ -138,6 +141,13 @@ fn tell_drain(dialler: &Dialler, timeout: Duration) {
     let drain = Control::Drain(Drain { reason: "shutdown".into(), deadline_millis, next: Vec::new() });
     for link in dialler.held.lock().iter() {
         link.send(&drain);
+    }
+}
+
+/// Waits until every PoP has another gateway for what this one serves.
+async fn handed_over(dialler: &Dialler) {
+    while dialler.held.lock().iter().any(|link| link.is_usable()) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 
@@ -190,6 +200,8 @@ fn dialler(
         links,
         dial_timeout: config.tunnel.dial_timeout,
         backoff_max: config.tunnel.backoff_max,
+        drain_timeout: config.drain.timeout,
+        supervisor: Supervisor::new(&config.pops, config.pops_wanted),
         held: Default::default(),
         ready: Box::new(move |any| readiness.set("no_tunnel", !any)),
         sequence: AtomicU64::new(1),
@@ -208,8 +220,8 @@ fn gateway(config: &OriginConfig, log: &Log, registry: &mut Registry, tasks: &Ta
             .map_err(|error| RunError::Upstream(service.name.clone(), error))?;
         services.insert(service.name.clone(), Service { upstreams, index });
     }
-    let shutdown = tasks.shutdown().clone();
-    Ok(Gateway { services, observer: Observer::new(access, requests, shutdown.clone()), shutdown })
+    let observer = Observer::new(access, requests, tasks.shutdown().clone());
+    Ok(Gateway { services, observer, closed: AtomicBool::new(false) })
 }
 
 fn start_workers(
@@ -218,26 +230,38 @@ fn start_workers(
     end: &CancellationToken,
 ) -> Result<Vec<thread::JoinHandle<()>>, RunError> {
     let count = config.workers.min(config.tunnel.links.max(1) * config.pops_wanted.max(1)).max(1);
-    (0..count)
-        .map(|index| {
-            let (pops, links) = (config.pops.clone(), config.tunnel.links);
-            let wanted = config.pops_wanted;
-            let (dialler, end) = (dialler.clone(), end.clone());
-            let body = move || match Builder::new_current_thread().enable_all().build() {
-                Ok(runtime) => runtime.block_on(async {
-                    for pop in pops.iter().take(wanted) {
-                        for number in (0..links).filter(|number| number % count == index) {
-                            let tasks = dialler.links.clone();
-                            tasks.spawn(dialler.clone().hold(pop.clone(), number, index));
-                        }
-                    }
-                    end.cancelled().await;
-                    // The last CONNECTION_CLOSE frames.
-                    tokio::time::sleep(Duration::from_millis(20)).await;
-                }),
-                Err(error) => tracing::error!(%error, "worker cannot start"),
-            };
-            Ok(thread::Builder::new().name(format!("worker-{index}")).spawn(body)?)
-        })
-        .collect()
+    let mut threads = Vec::with_capacity(count);
+    for worker in 0..count {
+        let holders = holders(config, worker, count);
+        let (dialler, end) = (dialler.clone(), end.clone());
+        let body = move || match Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => runtime.block_on(work(worker, holders, dialler, end)),
+            Err(error) => tracing::error!(%error, "worker cannot start"),
+        };
+        threads.push(thread::Builder::new().name(format!("worker-{worker}")).spawn(body)?);
+    }
+    Ok(threads)
+}
+
+/// The links that `worker` of `count` carries: those of one PoP lie on different workers.
+fn holders(config: &OriginConfig, worker: usize, count: usize) -> Vec<Holder> {
+    let links = config.tunnel.links;
+    let all = config.pops.iter().enumerate().flat_map(|(pop, address)| {
+        (0..links).map(move |number| Holder { pop, address: address.clone(), number, worker, target: None })
+    });
+    all.filter(|holder| (holder.pop + holder.number) % count == worker).collect()
+}
+
+/// The life of one worker: its links, until the process ends.
+async fn work(worker: usize, holders: Vec<Holder>, dialler: Arc<Dialler>, end: CancellationToken) {
+    if worker == 0 {
+        let supervisor = dialler.supervisor.clone();
+        dialler.links.spawn(async move { supervisor.run().await });
+    }
+    for holder in holders {
+        dialler.links.spawn(dialler.clone().hold(holder));
+    }
+    end.cancelled().await;
+    // The last CONNECTION_CLOSE frames.
+    tokio::time::sleep(Duration::from_millis(20)).await;
 }

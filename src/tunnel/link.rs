@@ -167,6 +167,11 @@ impl Link {
         self.state() == LinkState::Ready
     }
 
+    /// Whether it is heard, so that what rides on it will be answered.
+    pub(super) fn is_alive(&self) -> bool {
+        !matches!(self.state(), LinkState::Suspect | LinkState::Closed)
+    }
+
     /// Exchanges that ride on it.
     pub fn in_flight(&self) -> usize {
         self.in_flight.load(Ordering::Relaxed)
@@ -364,6 +369,7 @@ pub async fn run(link: Arc<Link>, mut control: ControlStream, owner: Arc<dyn Own
     metrics.links.dec();
     owner.handle_state(&link);
     link.peer.evacuate(&link);
+    link.peer.nudge();
     error
 }
 
@@ -451,6 +457,8 @@ impl Pulse {
                 owner.handle_suspect(link);
                 if link.peer.has_other(link) {
                     link.peer.evacuate(link);
+                } else {
+                    link.peer.nudge();
                 }
             }
             Judgement::Cleared => {

@@ -12,13 +12,13 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::control::{Ack, Hello};
-use super::exchange::Exchange;
 use super::exchange::retention::Budget;
+use super::exchange::{Exchange, lost};
 use super::link::Link;
 use super::metrics::TunnelMetrics;
 use crate::clock;
 use crate::config::TunnelLimits;
-use crate::fault::{Fault, Kind, Retry, Side, Stage};
+use crate::fault::Side;
 use crate::task::Tasks;
 
 /// Credit every exchange starts with in each direction, bytes.
@@ -172,6 +172,17 @@ impl Peer {
         self.links.lock().iter().any(|other| !Arc::ptr_eq(other, link) && other.is_usable())
     }
 
+    /// Whether any link could carry an exchange now.
+    pub(super) fn is_reachable(&self) -> bool {
+        self.links.lock().iter().any(|link| link.is_usable())
+    }
+
+    /// Makes exchanges that would rather be elsewhere look again.
+    pub(super) fn nudge(&self) {
+        let exchanges: Vec<_> = self.exchanges.lock().values().cloned().collect();
+        exchanges.iter().for_each(|exchange| exchange.nudge());
+    }
+
     /// A usable link with little to do; waits for one if there is none.
     pub(super) async fn link(&self) -> Arc<Link> {
         loop {
@@ -192,7 +203,7 @@ impl Peer {
 
     fn abort_all(&self) {
         let exchanges: Vec<_> = self.exchanges.lock().drain().map(|(_, exchange)| exchange).collect();
-        let fault = Fault::new(Stage::Tunnel, Side::Tunnel, Kind::ConnectionTerminated).with_retry(Retry::Idempotent);
+        let fault = lost(Side::Gateway);
         exchanges.iter().for_each(|exchange| exchange.abort(fault));
     }
 }

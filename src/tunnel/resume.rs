@@ -47,6 +47,9 @@ pub(super) fn reattach(exchange: Arc<Exchange>) {
 
 async fn attach_somewhere(exchange: &Arc<Exchange>) {
     loop {
+        if !exchange.peer().is_reachable() {
+            exchange.nudge();
+        }
         let link = exchange.peer().link().await;
         let Some(preamble) = exchange.resume_point() else { return };
         match resume_on(exchange, &link, preamble).await {

@@ -1,29 +1,34 @@
 //! Stage 5: carries a request through a tunnel until its response head is there. Called by the spine; owns the choice of
-//! the link, the request body's pump and the replay of what was never started.
+//! the link, the request body's pump, and replays. Whether a replay is safe is decided in the sans-IO [`replay`].
 
+mod metrics;
+pub mod replay;
+mod source;
 pub mod tunnels;
 
 use std::future::Future;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use bytes::Bytes;
 use http_body::Body;
-use http_body_util::BodyExt;
-use tokio::sync::oneshot;
+use tokio::time::{Sleep, sleep_until};
 
+pub use self::metrics::DispatchMetrics;
+use self::source::{Piece, Source};
 use self::tunnels::Tunnels;
 use super::listener::{Interim, RequestBody};
 use crate::clock;
 use crate::fault::{Fault, Kind, Retry, Side, Stage};
-use crate::observe::record::{Received, Record};
+use crate::observe::record::Record;
 use crate::task::Tasks;
+use crate::tunnel::exchange::retention::Budget;
 use crate::tunnel::exchange::{Event, ExchangeReader, ExchangeWriter};
 use crate::tunnel::link::Link;
 use crate::tunnel::message::{self, Meta, RequestHead, ResponseHead};
 
-/// Links tried for one request, the first included.
-const ATTEMPTS_MAX: usize = 3;
+/// Memory for request bodies that may be sent again, of all requests.
+pub const REPLAY_BYTES_MAX: u64 = 64 << 20;
 
 /// What dispatch needs of its process and worker.
 pub struct Dispatch {
@@ -33,6 +38,10 @@ pub struct Dispatch {
     pub worker: usize,
     /// Owner of the pumps.
     pub tasks: Tasks,
+    /// Memory for bodies that may be sent again.
+    pub budget: Arc<Budget>,
+    /// Counters.
+    pub metrics: DispatchMetrics,
 }
 
 /// A request that is ready for the tunnel.
@@ -47,8 +56,14 @@ pub struct Outbound {
     pub response_timeout: Duration,
 }
 
+/// What one attempt came to.
+struct Failure {
+    fault: Fault,
+    accepted: bool,
+}
+
 impl Dispatch {
-    /// Sends the request and waits for the final response head. What provably was not started goes to another link.
+    /// Sends the request and waits for the final response head. Sends it again, on another link, where that is safe.
     pub async fn send<I: Interim>(
         &self,
         mut outbound: Outbound,
@@ -58,18 +73,34 @@ impl Dispatch {
     ) -> Result<(ResponseHead, ExchangeReader), Fault> {
         let mut tried: Vec<Arc<Link>> = Vec::new();
         outbound.meta.bodiless = body.is_end_stream();
-        let mut body = Some(body).filter(|_| !outbound.meta.bodiless);
-        let repeatable = body.is_none();
+        let received = (!outbound.meta.bodiless).then(|| record.received());
+        let mut source = Source::new(body, received, self.budget.clone());
         loop {
             let (link, writer, reader) = self.open(outbound.service, &mut tried)?;
             record.dispatched(link.peer().node());
-            let attempt = self.attempt(&outbound, body.take(), (writer, reader), record, interim);
-            match attempt.await {
-                Err(fault) if fault.retry == Retry::Anywhere && repeatable && tried.len() < ATTEMPTS_MAX => {
-                    outbound.meta.attempt += 1;
+            let failure = match self.attempt(&outbound, &mut source, (writer, reader), interim).await {
+                Ok((head, reader, unsent)) => {
+                    if let Some(writer) = unsent {
+                        self.pump_on(writer, source);
+                    }
+                    return Ok((head, reader));
                 }
-                outcome => return outcome,
-            }
+                Err(failure) => failure,
+            };
+            let attempt = replay::Attempt {
+                method: &outbound.head.method,
+                accepted: failure.accepted,
+                repeatable: source.is_repeatable(),
+                replays: outbound.meta.attempt,
+            };
+            let class = replay::decide(attempt, &failure.fault).ok_or(failure.fault)?;
+            self.metrics.replayed(class);
+            tracing::info!(
+                from = %link.peer().node(), fault = %failure.fault, ?class, attempt = outbound.meta.attempt + 1,
+                "replay"
+            );
+            outbound.meta.attempt += 1;
+            source.rewind();
         }
     }
 
@@ -90,66 +121,94 @@ impl Dispatch {
         }
     }
 
+    /// One attempt: sends the request and reads up to the final head, both at once. The writer comes back if the
+    /// response head came before the request's end.
     async fn attempt<I: Interim>(
         &self,
         outbound: &Outbound,
-        body: Option<RequestBody>,
+        source: &mut Source,
         (mut writer, mut reader): (ExchangeWriter, ExchangeReader),
-        record: &mut Record,
         interim: &mut I,
-    ) -> Result<(ResponseHead, ExchangeReader), Fault> {
+    ) -> Result<(ResponseHead, ExchangeReader, Option<ExchangeWriter>), Failure> {
         writer.request(&outbound.head, &outbound.meta);
-        let sent = match body {
-            None => {
-                writer.end(None);
-                writer.flush().await?;
-                Sent::At(clock::now())
+        reader.set_impatient(self.may_leave(outbound, source));
+        let mut accepted = false;
+        let mut sent = false;
+        let head = {
+            let mut pump = pin!(pump(&mut writer, source));
+            let mut head = pin!(response_head(&mut reader, interim, &mut accepted));
+            let mut overdue: Option<Pin<Box<Sleep>>> = None;
+            loop {
+                tokio::select! {
+                    biased;
+                    pumped = &mut pump, if !sent => match pumped {
+                        Ok(()) => {
+                            sent = true;
+                            let deadline = clock::now() + outbound.response_timeout;
+                            overdue = Some(Box::pin(sleep_until(deadline.into())));
+                        }
+                        Err(fault) => break Err(fault),
+                    },
+                    head = &mut head => break head,
+                    () = async { overdue.as_mut().map_or(Sleeping::Never, Sleeping::Until).await } => {
+                        break Err(Fault::new(Stage::Dispatch, Side::Upstream, Kind::ResponseTimeout));
+                    }
+                }
             }
-            Some(body) => Sent::When(self.pump(writer, body, record.received())),
         };
-        let deadline = response_deadline(sent, outbound.response_timeout);
-        tokio::select! {
-            head = response_head(&mut reader, interim) => Ok((head?, reader)),
-            () = deadline => Err(Fault::new(Stage::Dispatch, Side::Upstream, Kind::ResponseTimeout)),
+        match head {
+            Ok(head) => {
+                reader.set_impatient(false);
+                Ok((head, reader, (!sent).then_some(writer)))
+            }
+            Err(fault) => Err(Failure { fault, accepted }),
         }
     }
 
-    fn pump(&self, writer: ExchangeWriter, body: RequestBody, received: Received) -> oneshot::Receiver<Instant> {
-        let (done, when) = oneshot::channel();
+    /// Whether the attempt should fail as soon as its gateway is out of reach, because another one could take it.
+    fn may_leave(&self, outbound: &Outbound, source: &Source) -> bool {
+        outbound.head.method.is_idempotent() && source.is_repeatable() && outbound.meta.attempt < replay::REPLAYS_MAX
+    }
+
+    /// Goes on sending a request whose response has begun.
+    fn pump_on(&self, mut writer: ExchangeWriter, mut source: Source) {
+        source.forget();
         self.tasks.spawn(async move {
-            if pump(writer, body, received).await {
-                // Nobody waits any more if the response head came first.
-                let _ = done.send(clock::now());
+            if let Err(fault) = pump(&mut writer, &mut source).await
+                && !writer.is_unwanted()
+            {
+                writer.abort(fault);
             }
         });
-        when
     }
 }
 
-/// When the request was sent whole.
-enum Sent {
-    At(Instant),
-    When(oneshot::Receiver<Instant>),
+/// A deadline that may not be there.
+enum Sleeping<'a> {
+    Never,
+    Until(&'a mut Pin<Box<Sleep>>),
 }
 
-/// Resolves when the response head is overdue: `timeout` after the request's end. A request that never ends is bounded
-/// by its own progress.
-async fn response_deadline(sent: Sent, timeout: Duration) {
-    let end = match sent {
-        Sent::At(end) => end,
-        Sent::When(when) => match when.await {
-            Ok(end) => end,
-            Err(_) => return std::future::pending().await,
-        },
-    };
-    tokio::time::sleep_until((end + timeout).into()).await;
+impl Future for Sleeping<'_> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> std::task::Poll<()> {
+        match self.get_mut() {
+            Self::Never => std::task::Poll::Pending,
+            Self::Until(sleep) => sleep.as_mut().poll(cx),
+        }
+    }
 }
 
 /// Reads up to the final head; interim responses go to the client.
-async fn response_head<I: Interim>(reader: &mut ExchangeReader, interim: &mut I) -> Result<ResponseHead, Fault> {
+async fn response_head<I: Interim>(
+    reader: &mut ExchangeReader,
+    interim: &mut I,
+    accepted: &mut bool,
+) -> Result<ResponseHead, Fault> {
     loop {
         match reader.next().await? {
-            Event::Accepted => {}
+            Event::Accepted => *accepted = true,
             Event::Informational(head) => interim.send(head).await,
             Event::Head(payload) => return message::get_response(payload).map_err(|_| malformed()),
             Event::Body(_) | Event::End(_) => return Err(malformed()),
@@ -161,38 +220,28 @@ fn malformed() -> Fault {
     Fault::new(Stage::Tunnel, Side::Gateway, Kind::ProtocolError)
 }
 
-/// Sends the request body; answers whether all of it went.
-async fn pump(mut writer: ExchangeWriter, mut body: RequestBody, received: Received) -> bool {
-    // The head goes at once: a client may wait for 100 before it sends a body.
-    if writer.flush().await.is_err() {
-        return false;
-    }
-    while let Some(frame) = body.frame().await {
-        let outcome = match frame.map(http_body::Frame::into_data) {
-            Ok(Ok(data)) => send_piece(&mut writer, data, &received).await,
-            Ok(Err(frame)) => {
-                writer.end(frame.trailers_ref());
-                return writer.flush().await.is_ok();
+/// Sends the rest of the request. Ends early, as if all had gone, if the other end needs no more.
+async fn pump(writer: &mut ExchangeWriter, source: &mut Source) -> Result<(), Fault> {
+    let mut first = true;
+    loop {
+        // The head goes at once: a client may wait for 100 before it sends a body.
+        let piece = match std::mem::take(&mut first) {
+            true if !source.is_ended() => {
+                writer.flush().await?;
+                source.next().await?
             }
-            Err(fault) => {
-                writer.abort(fault);
-                return false;
-            }
+            _ => source.next().await?,
         };
-        if outcome.is_err() || writer.is_unwanted() {
-            return false;
+        match piece {
+            Piece::Data(data) => writer.body(data),
+            Piece::End(trailers) => {
+                writer.end(trailers.as_ref());
+                return writer.flush().await;
+            }
+        }
+        writer.flush().await?;
+        if writer.is_unwanted() {
+            return Ok(());
         }
     }
-    writer.end(None);
-    writer.flush().await.is_ok()
-}
-
-fn send_piece<'a>(
-    writer: &'a mut ExchangeWriter,
-    data: Bytes,
-    received: &Received,
-) -> impl Future<Output = Result<(), Fault>> + 'a {
-    received.add(data.len() as u64);
-    writer.body(data);
-    writer.flush()
 }

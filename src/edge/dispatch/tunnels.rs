@@ -8,7 +8,7 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
-use crate::tunnel::control::{Control, Register, Registered};
+use crate::tunnel::control::{Control, Drain, Register, Registered};
 use crate::tunnel::exchange::{ExchangeReader, ExchangeWriter};
 use crate::tunnel::link::{Link, LinkState, Owner};
 
@@ -20,6 +20,10 @@ struct Registration {
     link: Arc<Link>,
     sequence: u64,
     services: Vec<usize>,
+    /// It sent DRAIN and waits for READY.
+    awaits_ready: bool,
+    /// It answered this PoP's DRAIN with READY.
+    moved: bool,
 }
 
 /// See the module.
@@ -44,11 +48,14 @@ impl Tunnels {
     pub fn choose(&self, index: usize, worker: usize, tried: &[Arc<Link>]) -> Option<Arc<Link>> {
         let table = self.table.load();
         let links = table.get(index)?;
-        let usable = |link: &&Arc<Link>| link.is_usable() && !tried.iter().any(|other| Arc::ptr_eq(other, link));
+        let untried = |link: &&Arc<Link>| !tried.iter().any(|other| Arc::ptr_eq(other, link));
+        let usable = |link: &&Arc<Link>| link.is_usable() && untried(link);
         let fresh_peer = |link: &&Arc<Link>| !tried.iter().any(|other| Arc::ptr_eq(other.peer(), link.peer()));
         two_choices(links.iter().filter(usable).filter(|l| l.worker() == worker && l.weight() > 0 && fresh_peer(l)))
             .or_else(|| two_choices(links.iter().filter(usable).filter(|l| l.weight() > 0 && fresh_peer(l))))
             .or_else(|| two_choices(links.iter().filter(usable)))
+            // A drain never makes an outage: who drains serves on until another gateway is there.
+            .or_else(|| two_choices(links.iter().filter(|link| link.state() == LinkState::Draining && untried(link))))
     }
 
     /// Notes what a link wants to serve; `granted` are the names its certificate allows.
@@ -66,7 +73,13 @@ impl Tunnels {
             }
         }
         link.set_weight(register.weight);
-        let registration = Registration { link: link.clone(), sequence: register.sequence, services };
+        let registration = Registration {
+            link: link.clone(),
+            sequence: register.sequence,
+            services,
+            awaits_ready: false,
+            moved: false,
+        };
         let mut registrations = self.registrations.lock();
         match registrations.iter_mut().find(|known| Arc::ptr_eq(&known.link, link)) {
             Some(known) if known.sequence > register.sequence => {}
@@ -75,6 +88,54 @@ impl Tunnels {
         }
         self.rebuild(&registrations);
         answer
+    }
+
+    /// Tells every gateway that this PoP drains; their links go on serving its clients.
+    pub fn announce_drain(&self, drain: &Drain) {
+        let frame = Control::Drain(drain.clone());
+        self.registrations.lock().iter().for_each(|registration| registration.link.send(&frame));
+    }
+
+    /// Whether every gateway said that it has other PoPs ready.
+    pub fn is_moved(&self) -> bool {
+        self.registrations.lock().iter().all(|registration| registration.moved)
+    }
+
+    fn handle_moved(&self, link: &Arc<Link>) {
+        let mut registrations = self.registrations.lock();
+        if let Some(known) = registrations.iter_mut().find(|known| Arc::ptr_eq(&known.link, link)) {
+            known.moved = true;
+        }
+    }
+
+    /// A gateway wants no new exchanges on `link`: it hears READY as soon as another one takes its services.
+    pub fn drain(&self, link: &Arc<Link>) {
+        let mut registrations = self.registrations.lock();
+        if let Some(known) = registrations.iter_mut().find(|known| Arc::ptr_eq(&known.link, link)) {
+            known.awaits_ready = true;
+        }
+        drop(registrations);
+        self.answer_drains();
+    }
+
+    /// Answers the drains of gateways that are replaced. Called when a link became ready.
+    pub fn answer_drains(&self) {
+        let mut registrations = self.registrations.lock();
+        let ready: Vec<_> = registrations
+            .iter()
+            .filter(|other| other.link.is_usable())
+            .map(|other| (other.link.peer().clone(), other.services.clone()))
+            .collect();
+        for registration in registrations.iter_mut().filter(|registration| registration.awaits_ready) {
+            let peer = registration.link.peer();
+            let replaced = |index: &usize| {
+                ready.iter().any(|(other, services)| !Arc::ptr_eq(other, peer) && services.contains(index))
+            };
+            if registration.services.iter().all(replaced) {
+                registration.awaits_ready = false;
+                registration.link.send(&Control::Ready);
+            }
+        }
     }
 
     /// Forgets a link that is over.
@@ -159,13 +220,15 @@ impl Owner for EdgeOwner {
                     tracing::info!(gateway = %link.peer().node(), worker = link.worker(), services, "tunnel ready");
                 }
                 link.send(&Control::Registered(answer));
+                self.tunnels.answer_drains();
             }
             Control::Drain(drain) => {
                 tracing::info!(gateway = %link.peer().node(), reason = drain.reason, "gateway drains");
                 link.set_state(LinkState::Draining);
-                link.send(&Control::Ready);
+                self.tunnels.drain(link);
             }
-            Control::Load(_) | Control::Ready => {}
+            Control::Ready => self.tunnels.handle_moved(link),
+            Control::Load(_) => {}
             other => tracing::debug!(?other, "unexpected control frame"),
         }
     }

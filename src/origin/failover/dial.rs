@@ -1,6 +1,6 @@
-//! One task per link: resolve, dial, register, hold, and again.
+//! One task per link: resolve, dial, register, hold, let go when its PoP is not wanted any more, and again.
 
-use std::net::{SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -8,19 +8,22 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use quinn::Endpoint;
 use serde_json::{Value, json};
-use tokio::sync::Notify;
+use tokio::sync::watch;
 
 use super::backoff::Backoff;
+use super::machine::Role;
+use super::owner::{OriginOwner, socket_towards};
+use super::supervisor::Supervisor;
+use crate::clock;
 use crate::config::PopAddress;
 use crate::origin::gateway::Gateway;
 use crate::quic::{self, Worker, initial_cid};
 use crate::task::Tasks;
 use crate::tunnel::code::CloseCode;
-use crate::tunnel::control::{Control, Hello, Register};
+use crate::tunnel::control::{Control, Drain, Hello, Register};
 use crate::tunnel::endpoint::peer_certificate;
-use crate::tunnel::exchange::{ExchangeReader, ExchangeWriter};
 use crate::tunnel::identity::{Identity, POP_SERVER_NAME, identity};
-use crate::tunnel::link::{self, Link, LinkError, LinkState, Owner};
+use crate::tunnel::link::{self, Link, LinkError};
 use crate::tunnel::peer::Peers;
 
 /// Everything that all links of this origin share.
@@ -33,6 +36,8 @@ pub struct Dialler {
     pub peers: Arc<Peers>,
     /// TLS and transport.
     pub client: quinn::ClientConfig,
+    /// What each PoP is for.
+    pub supervisor: Arc<Supervisor>,
     /// Where exchanges go.
     pub gateway: Arc<Gateway>,
     /// Owner of the exchanges' tasks: a drain waits for them.
@@ -43,6 +48,8 @@ pub struct Dialler {
     pub dial_timeout: Duration,
     /// Longest wait between dials.
     pub backoff_max: Duration,
+    /// How long exchanges on a link that is let go may take.
+    pub drain_timeout: Duration,
     /// Links now, for readiness and status.
     pub held: Mutex<Vec<Arc<Link>>>,
     /// Called when links come or go, with whether any is ready.
@@ -80,24 +87,31 @@ impl DialError {
     }
 }
 
+/// One link's task: the `number`-th link of this origin to a PoP.
+pub struct Holder {
+    /// The PoP's place in the order of preference.
+    pub pop: usize,
+    /// Its address.
+    pub address: PopAddress,
+    /// Which of the links to it.
+    pub number: usize,
+    /// The worker that carries it.
+    pub worker: usize,
+    /// The PoP's worker that shall carry it, once it is known how many there are: each gets a link of its own.
+    pub target: Option<Worker>,
+}
+
 impl Dialler {
-    /// Holds one link to `pop` until the process ends: the `number`-th of this origin to it.
-    pub async fn hold(self: Arc<Self>, pop: PopAddress, number: usize, worker: usize) {
+    /// Holds one link until the process ends, while its PoP is wanted.
+    pub async fn hold(self: Arc<Self>, mut holder: Holder) {
+        let Some(mut roles) = self.supervisor.pops().get(holder.pop).map(|pop| pop.roles()) else { return };
         let mut backoff = Backoff::new(self.backoff_max);
-        let mut target = None;
         loop {
-            let outcome = self.clone().dial_and_run(&pop, number, worker, &mut target, &mut backoff).await;
-            let wait = match &outcome {
-                Err(error) if error.is_refusal() => backoff.handle_refused(),
-                _ => backoff.handle_failure(fastrand::f64()),
-            };
-            match outcome {
-                Ok(reason) => tracing::info!(pop = pop.host, port = pop.port, %reason, ?wait, "tunnel closed"),
-                Err(error) => {
-                    self.peers.metrics().links_failed.inc();
-                    tracing::warn!(pop = pop.host, port = pop.port, %error, ?wait, "cannot hold a tunnel");
-                }
+            tokio::select! {
+                wanted = roles.wait_for(|role| *role != Role::Off) => if wanted.is_err() { return },
+                () = self.links.draining() => return,
             }
+            let wait = self.clone().hold_once(&mut holder, &mut roles, &mut backoff).await;
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
                 () = self.links.draining() => return,
@@ -105,38 +119,109 @@ impl Dialler {
         }
     }
 
-    async fn dial_and_run(
+    /// One link from its dial to its end; answers how long to wait before the next.
+    async fn hold_once(
         self: Arc<Self>,
-        pop: &PopAddress,
-        number: usize,
-        worker: usize,
-        target: &mut Option<Worker>,
+        holder: &mut Holder,
+        roles: &mut watch::Receiver<Role>,
         backoff: &mut Backoff,
-    ) -> Result<LinkError, DialError> {
-        let dialled = tokio::time::timeout(self.dial_timeout, self.dial(pop, worker, *target)).await;
-        let (link, control, endpoint) = dialled.unwrap_or(Err(DialError::Timeout))?;
-        // The next dial goes to the PoP's worker whose turn it is, so that each has a link of its own.
-        let workers = usize::try_from(link.remote().workers).unwrap_or(1).max(1);
-        *target = Worker::new(number % workers, workers);
-        let owner = Arc::new(OriginOwner { dialler: self.clone(), endpoint, registered: Notify::new() });
-        let registered = self.register_in_time(&link, owner.clone());
-        let (registered, reason) =
-            tokio::join!(registered, link::run(link.clone(), control, owner.clone(), &self.links));
-        if registered {
-            backoff.handle_ready();
-            Ok(reason)
-        } else {
-            Err(reason.into())
+    ) -> Duration {
+        let outcome = self.clone().dial_and_run(holder, roles, backoff).await;
+        let (pop, port) = (&holder.address.host, holder.address.port);
+        match outcome {
+            Ok(_) if *roles.borrow() == Role::Off => {
+                tracing::info!(pop, port, "tunnel let go");
+                Duration::ZERO
+            }
+            Ok(reason) => {
+                let wait = backoff.handle_failure(fastrand::f64());
+                tracing::info!(pop, port, %reason, ?wait, "tunnel closed");
+                wait
+            }
+            Err(error) => {
+                self.peers.metrics().links_failed.inc();
+                self.supervisor.handle(|machine| machine.handle_dial_failed(holder.pop, clock::now()));
+                let refused = error.is_refusal();
+                let wait = if refused { backoff.handle_refused() } else { backoff.handle_failure(fastrand::f64()) };
+                tracing::warn!(pop, port, %error, ?wait, "cannot hold a tunnel");
+                wait
+            }
         }
     }
 
-    async fn dial(
+    async fn dial_and_run(
+        self: Arc<Self>,
+        holder: &mut Holder,
+        roles: &mut watch::Receiver<Role>,
+        backoff: &mut Backoff,
+    ) -> Result<LinkError, DialError> {
+        let dialled = tokio::time::timeout(self.dial_timeout, self.dial(holder)).await;
+        let (link, control, endpoint) = dialled.unwrap_or(Err(DialError::Timeout))?;
+        let workers = usize::try_from(link.remote().workers).unwrap_or(1).max(1);
+        holder.target = Worker::new(holder.number % workers, workers);
+        let owner = Arc::new(OriginOwner::new(self.clone(), holder.pop, endpoint));
+        let mut registered = false;
+        let follow = self.follow(&link, &owner, roles, &mut registered);
+        let reason = tokio::select! {
+            biased;
+            reason = link::run(link.clone(), control, owner.clone(), &self.links) => reason,
+            () = follow => return Err(DialError::Timeout),
+        };
+        if !registered {
+            return Err(reason.into());
+        }
+        backoff.handle_ready();
+        Ok(reason)
+    }
+
+    /// Registers the link and keeps it at its PoP's role; ends only by closing the link, or if it never registered.
+    async fn follow(
         &self,
-        pop: &PopAddress,
-        worker: usize,
-        target: Option<Worker>,
-    ) -> Result<(Arc<Link>, link::ControlStream, Endpoint), DialError> {
-        let address = resolve(pop).await?;
+        link: &Arc<Link>,
+        owner: &OriginOwner,
+        roles: &mut watch::Receiver<Role>,
+        registered: &mut bool,
+    ) {
+        self.register(link, *roles.borrow_and_update());
+        if tokio::time::timeout(self.dial_timeout, owner.registered()).await.is_err() {
+            link.close(CloseCode::Timeout, "no REGISTERED in time");
+            return std::future::pending().await;
+        }
+        *registered = true;
+        while roles.changed().await.is_ok() {
+            match *roles.borrow_and_update() {
+                Role::Off => break,
+                role => self.register(link, role),
+            }
+        }
+        self.let_go(link, owner).await;
+        std::future::pending().await
+    }
+
+    fn register(&self, link: &Arc<Link>, role: Role) {
+        let sequence = self.sequence.fetch_add(1, Ordering::Relaxed);
+        let weight = u64::from(role == Role::Held);
+        link.send(&Control::Register(Register { sequence, services: self.services.clone(), weight }));
+    }
+
+    /// Ends a link without hurting what rides on it.
+    async fn let_go(&self, link: &Arc<Link>, owner: &OriginOwner) {
+        let deadline_millis = u64::try_from(self.drain_timeout.as_millis()).unwrap_or(u64::MAX);
+        let reason = "the origin moved to a preferred PoP".to_owned();
+        link.send(&Control::Drain(Drain { reason, deadline_millis, next: Vec::new() }));
+        let idle = async {
+            owner.moved().await;
+            while link.in_flight() > 0 {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        let _ = tokio::time::timeout(self.drain_timeout, idle).await;
+        link.close(CloseCode::Done, "moved");
+    }
+
+    async fn dial(&self, holder: &Holder) -> Result<(Arc<Link>, link::ControlStream, Endpoint), DialError> {
+        let (worker, target) = (holder.worker, holder.target);
+        let address = resolve(&holder.address).await?;
         let endpoint = quic::endpoint(quinn::EndpointConfig::default(), None, socket_towards(address)?)?;
         let mut config = self.client.clone();
         if let Some(target) = target {
@@ -160,18 +245,8 @@ impl Dialler {
         Ok((link, control, endpoint))
     }
 
-    /// Sends REGISTER and waits for its answer; closes the link if none comes.
-    async fn register_in_time(&self, link: &Arc<Link>, owner: Arc<OriginOwner>) -> bool {
-        let sequence = self.sequence.fetch_add(1, Ordering::Relaxed);
-        link.send(&Control::Register(Register { sequence, services: self.services.clone(), weight: 1 }));
-        let registered = tokio::time::timeout(self.dial_timeout, owner.registered.notified()).await.is_ok();
-        if !registered {
-            link.close(CloseCode::Timeout, "no REGISTERED in time");
-        }
-        registered
-    }
-
-    fn changed(&self) {
+    /// Tells readiness whether any link is ready.
+    pub(super) fn changed(&self) {
         let any = self.held.lock().iter().any(|link| link.is_usable());
         (self.ready)(any);
     }
@@ -204,72 +279,11 @@ async fn resolve(pop: &PopAddress) -> Result<SocketAddr, DialError> {
     addresses.pop().ok_or_else(|| DialError::Resolve(format!("{}: no address", pop.host)))
 }
 
-/// A socket of its own for each link: another source port takes another path.
-fn socket_towards(address: SocketAddr) -> std::io::Result<UdpSocket> {
-    let any: SocketAddr = if address.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
-    UdpSocket::bind(any)
-}
-
 fn pop_identity(connection: &quinn::Connection) -> Result<String, String> {
     let certificate = peer_certificate(connection).ok_or("no certificate")?;
     match identity(&certificate) {
         Ok(Identity::Pop { name }) => Ok(name),
         Ok(Identity::Gateway { name, .. }) => Err(format!("the certificate is of gateway {name}, not of a PoP")),
         Err(error) => Err(error.to_string()),
-    }
-}
-
-/// One link's owner at an origin.
-pub struct OriginOwner {
-    dialler: Arc<Dialler>,
-    endpoint: Endpoint,
-    registered: Notify,
-}
-
-impl Owner for OriginOwner {
-    fn handle_control(&self, link: &Arc<Link>, frame: Control) {
-        match frame {
-            Control::Registered(answer) => {
-                for (service, reason) in &answer.refused {
-                    tracing::error!(pop = %link.peer().node(), service, reason, "the PoP refuses a service");
-                }
-                let services = answer.accepted.join(",");
-                tracing::info!(pop = %link.peer().node(), worker = link.worker(), services, "tunnel ready");
-                link.set_state(LinkState::Ready);
-                self.dialler.held.lock().push(link.clone());
-                self.dialler.changed();
-                self.registered.notify_one();
-            }
-            Control::Drain(drain) => {
-                tracing::info!(pop = %link.peer().node(), reason = drain.reason, "PoP drains");
-                link.set_state(LinkState::Draining);
-                link.send(&Control::Ready);
-                self.dialler.changed();
-            }
-            Control::Load(_) | Control::Ready => {}
-            other => tracing::debug!(?other, "unexpected control frame"),
-        }
-    }
-
-    fn handle_state(&self, link: &Arc<Link>) {
-        if link.state() == LinkState::Closed {
-            self.dialler.held.lock().retain(|held| !Arc::ptr_eq(held, link));
-        }
-        self.dialler.changed();
-    }
-
-    fn handle_exchange(&self, _link: &Arc<Link>, writer: ExchangeWriter, reader: ExchangeReader) {
-        let gateway = self.dialler.gateway.clone();
-        self.dialler.exchanges.spawn(async move { gateway.serve(writer, reader).await });
-    }
-
-    fn handle_suspect(&self, link: &Arc<Link>) {
-        // A fresh source port takes another path through the network: the connection goes on.
-        match socket_towards(link.connection().remote_address()).and_then(|socket| self.endpoint.rebind(socket)) {
-            Ok(()) => {
-                link.peer().metrics().rebinds.inc();
-            }
-            Err(error) => tracing::warn!(%error, "no other source port"),
-        }
     }
 }

@@ -160,6 +160,12 @@ impl ExchangeReader {
         &self.exchange
     }
 
+    /// While impatient, reading fails as soon as no link to the peer is left that could carry the exchange, instead of
+    /// waiting for one: for a request that can be sent elsewhere.
+    pub fn set_impatient(&mut self, impatient: bool) {
+        self.exchange.set_impatient(impatient);
+    }
+
     /// Whether the end was read.
     pub fn is_ended(&self) -> bool {
         self.ended

@@ -68,6 +68,8 @@ struct State {
     unwanted: bool,
     /// This end needs no more of what the other one sends.
     stopped: bool,
+    /// See [`ExchangeReader::set_impatient`].
+    impatient: bool,
     /// Both halves were dropped by their owners; only acknowledgements are awaited.
     halves: u8,
     failed: Option<Fault>,
@@ -129,6 +131,7 @@ impl Exchange {
                 finished: false,
                 unwanted: false,
                 stopped: false,
+                impatient: false,
                 halves: 2,
                 failed: None,
                 driving: false,
@@ -230,6 +233,26 @@ impl Exchange {
         Polled::Ready(())
     }
 
+    fn set_impatient(&self, impatient: bool) {
+        self.state.lock().impatient = impatient;
+    }
+
+    /// Whether neither its own link nor any other could carry it now.
+    fn is_stranded(&self, state: &State) -> bool {
+        let rides = state.attachment.as_ref().is_some_and(|attachment| attachment.link.is_alive());
+        !rides && !self.peer.is_reachable()
+    }
+
+    /// Makes an impatient reader look again.
+    pub(super) fn nudge(&self) {
+        let state = &mut *self.state.lock();
+        if state.impatient
+            && let Some(waker) = state.recv_waker.take()
+        {
+            waker.wake();
+        }
+    }
+
     /// The other end stopped this direction.
     fn handle_stopped(self: &Arc<Self>, state: &mut State, code: ResetCode) {
         if code == ResetCode::Done {
@@ -315,6 +338,9 @@ impl Exchange {
         if let Some(fault) = state.failed {
             return Poll::Ready(Err(fault));
         }
+        if state.impatient && self.is_stranded(state) {
+            return Poll::Ready(Err(lost(Side::Tunnel)));
+        }
         let Some(attachment) = &mut state.attachment else {
             return park(&mut state.recv_waker, cx);
         };
@@ -337,6 +363,7 @@ impl Exchange {
                 self.detach(state, ResetCode::Stale);
                 match state.failed {
                     Some(fault) => Poll::Ready(Err(fault)),
+                    None if state.impatient && self.is_stranded(state) => Poll::Ready(Err(lost(Side::Tunnel))),
                     None => park(&mut state.recv_waker, cx),
                 }
             }
@@ -493,8 +520,7 @@ impl Exchange {
     pub(super) fn give_up(self: &Arc<Self>, generation: u64) {
         let state = &mut *self.state.lock();
         if state.attachment.is_none() && state.generation == generation {
-            let kind = Kind::ConnectionTerminated;
-            self.fail(state, Fault::new(Stage::Tunnel, Side::Tunnel, kind).with_retry(Retry::Idempotent));
+            self.fail(state, lost(Side::Tunnel));
         }
     }
 
@@ -541,6 +567,11 @@ impl Drop for Exchange {
             attachment.link.detach();
         }
     }
+}
+
+/// The process at the other end is out of reach (`Side::Tunnel`) or known to be dead (`Side::Gateway`).
+pub(super) fn lost(side: Side) -> Fault {
+    Fault::new(Stage::Tunnel, side, Kind::ConnectionTerminated).with_retry(Retry::Idempotent)
 }
 
 fn park<T>(slot: &mut Option<Waker>, cx: &mut Context<'_>) -> Poll<T> {

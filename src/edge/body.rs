@@ -3,6 +3,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -10,8 +11,10 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::Sleep;
 
+use super::dispatch::continuation::Continuation;
+use super::dispatch::{Dispatch, Outbound};
 use super::filter::Permit;
-use crate::fault::{Fault, Kind, Side, Stage};
+use crate::fault::{Fault, Kind, Retry, Side, Stage};
 use crate::observe::record::Record;
 use crate::tunnel::exchange::{Event, ExchangeReader};
 
@@ -19,25 +22,61 @@ enum Source {
     Done,
     Full(Bytes),
     Exchange(ExchangeReader),
+    Continuing(Pin<Box<dyn Future<Output = Result<ExchangeReader, Fault>> + Send>>),
+}
+
+/// What it takes to go on with a response elsewhere, should its gateway be lost.
+pub struct Rest {
+    dispatch: Arc<Dispatch>,
+    outbound: Outbound,
+    continuation: Continuation,
+    sent: u64,
+}
+
+impl Rest {
+    /// For the response to `outbound`.
+    pub fn new(dispatch: &Arc<Dispatch>, outbound: Outbound, continuation: Continuation) -> Box<Self> {
+        Box::new(Self { dispatch: dispatch.clone(), outbound, continuation, sent: 0 })
+    }
+
+    /// Asks another gateway for the rest, or `None` if there is none or that cannot be exact.
+    fn go_on(&mut self) -> Option<impl Future<Output = Result<ExchangeReader, Fault>> + Send + 'static> {
+        if !self.continuation.ask(&mut self.outbound.head, self.sent) {
+            return None;
+        }
+        let (dispatch, sent, continuation) = (self.dispatch.clone(), self.sent, self.continuation.clone());
+        let outbound = self.outbound.clone();
+        tracing::info!(sent, "going on with a response through another gateway");
+        dispatch.metrics.continued.inc();
+        Some(async move {
+            let (head, reader) = dispatch.send_rest(&outbound).await?;
+            match continuation.fits(&head, sent) {
+                true => Ok(reader),
+                false => Err(Fault::new(Stage::Dispatch, Side::Upstream, Kind::ResponseIncomplete)),
+            }
+        })
+    }
 }
 
 /// See the module. Dropping it before its end cancels the exchange and records that the client went away.
 pub struct ResponseBody {
     source: Source,
+    rest: Option<Box<Rest>>,
     record: Option<Record>,
     total: Option<Pin<Box<Sleep>>>,
     _permit: Option<Permit>,
 }
 
 impl ResponseBody {
-    /// The body that follows on an exchange.
-    pub fn exchange(reader: ExchangeReader, permit: Option<Permit>) -> Self {
-        Self { source: Source::Exchange(reader), record: None, total: None, _permit: permit }
+    /// The body that follows on an exchange; with `rest` it can go on through another gateway.
+    pub fn exchange(reader: ExchangeReader, rest: Option<Box<Rest>>, permit: Option<Permit>) -> Self {
+        reader.set_impatient(rest.is_some());
+        Self { source: Source::Exchange(reader), rest, record: None, total: None, _permit: permit }
     }
 
     /// A body that is there.
     pub fn full(body: Bytes) -> Self {
-        Self { source: Source::Full(body), record: None, total: None, _permit: None }
+        Self { source: Source::Full(body), rest: None, record: None, total: None, _permit: None }
     }
 
     /// Ties the request's record to the body, and bounds it in time, if `total_timeout` says so.
@@ -59,6 +98,9 @@ impl ResponseBody {
         if let Some(record) = &mut self.record {
             record.sent(data.len() as u64);
         }
+        if let Some(rest) = &mut self.rest {
+            rest.sent += data.len() as u64;
+        }
         Poll::Ready(Some(Ok(Frame::data(data))))
     }
 
@@ -68,6 +110,25 @@ impl ResponseBody {
         }
         self.finish();
         Poll::Ready(Some(Err(fault)))
+    }
+
+    /// The gateway is lost: goes on through another one where that is exact, waits for it otherwise.
+    fn go_on(&mut self, fault: Fault) {
+        let Source::Exchange(reader) = &self.source else { return };
+        let (waiting, service) = (reader.is_waiting(), self.rest.as_ref().map(|rest| rest.outbound.service));
+        let other = |rest: &Rest| service.is_some_and(|service| rest.dispatch.has_other(service, reader));
+        let next = match &mut self.rest {
+            Some(rest) if !waiting || other(rest) => rest.go_on(),
+            _ => None,
+        };
+        match next {
+            Some(next) => self.source = Source::Continuing(Box::pin(next)),
+            None if waiting => reader.set_impatient(false),
+            None => {
+                self.rest = None;
+                self.source = Source::Continuing(Box::pin(std::future::ready(Err(fault))));
+            }
+        }
     }
 
     fn poll_event(&mut self, event: Result<Event, Fault>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
@@ -105,10 +166,24 @@ impl Body for ResponseBody {
                 this.source = Source::Done;
                 this.data(body)
             }
-            Source::Exchange(reader) => {
-                let event = std::task::ready!(reader.poll_next(cx));
-                this.poll_event(event)
-            }
+            Source::Exchange(reader) => match std::task::ready!(reader.poll_next(cx)) {
+                Err(fault) if fault.retry == Retry::Idempotent && this.rest.is_some() => {
+                    this.go_on(fault);
+                    // The new source, or the same one more patiently.
+                    cx.waker().wake_by_ref();
+                    Poll::Pending
+                }
+                event => this.poll_event(event),
+            },
+            Source::Continuing(rest) => match std::task::ready!(rest.as_mut().poll(cx)) {
+                Ok(reader) => {
+                    reader.set_impatient(true);
+                    this.source = Source::Exchange(reader);
+                    cx.waker().wake_by_ref();
+                    Poll::Pending
+                }
+                Err(fault) => this.fail(fault),
+            },
         }
     }
 
@@ -120,7 +195,7 @@ impl Body for ResponseBody {
         match &self.source {
             Source::Done => SizeHint::with_exact(0),
             Source::Full(body) => SizeHint::with_exact(body.len() as u64),
-            Source::Exchange(_) => SizeHint::default(),
+            Source::Exchange(_) | Source::Continuing(_) => SizeHint::default(),
         }
     }
 }

@@ -7,7 +7,8 @@ use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RETRY_AFTER
 use http::{HeaderMap, StatusCode};
 use ipnet::IpNet;
 
-use super::body::ResponseBody;
+use super::body::{ResponseBody, Rest};
+use super::dispatch::continuation::Continuation;
 use super::dispatch::{Dispatch, Outbound};
 use super::filter::{self, FilterState, filter};
 use super::listener::{Client, Interim, Protocol, Request, Response, Serve};
@@ -93,8 +94,10 @@ impl Spine {
         };
         let outbound =
             Outbound { head: request.head, meta, service: service.index, response_timeout: service.response_timeout };
-        let (head, reader) = self.dispatch.send(outbound, request.body, record, interim).await?;
-        Ok((head, ResponseBody::exchange(reader, permit)))
+        let answered = self.dispatch.send(outbound, request.body, record, interim).await?;
+        let continuation = Continuation::of(&answered.outbound.head, &answered.head);
+        let rest = continuation.map(|continuation| Rest::new(&self.dispatch, answered.outbound, continuation));
+        Ok((answered.head, ResponseBody::exchange(answered.reader, rest, permit)))
     }
 }
 

@@ -159,6 +159,9 @@ impl Link {
         let _ = self.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, |now| {
             (now != LinkState::Closed as u8).then_some(state as u8)
         });
+        if state == LinkState::Ready {
+            self.peer.retire_predecessor();
+        }
         self.peer.notify();
     }
 
@@ -376,7 +379,7 @@ pub async fn run(link: Arc<Link>, mut control: ControlStream, owner: Arc<dyn Own
 async fn drive_control(link: &Arc<Link>, control: &mut ControlStream, owner: &dyn Owner) -> LinkError {
     let mut pulse = Pulse::new(link.clone());
     loop {
-        let interval = Liveness::interval(link.in_flight() > 0);
+        let interval = pulse.liveness.interval(link.in_flight() > 0);
         let step = tokio::select! {
             frame = control.read() => match frame {
                 Ok(frame) => { handle(link, owner, frame); Ok(()) }

@@ -35,14 +35,15 @@ pub enum Judgement {
 pub struct Liveness {
     heard: Instant,
     busy_since: Option<Instant>,
-    suspected: bool,
+    /// Since when it is suspected; only a later sign of life clears that.
+    suspected: Option<Instant>,
     tick_due: Instant,
 }
 
 impl Liveness {
     /// A link that was just heard.
     pub fn new(now: Instant) -> Self {
-        Self { heard: now, busy_since: None, suspected: false, tick_due: now + BUSY }
+        Self { heard: now, busy_since: None, suspected: None, tick_due: now + BUSY }
     }
 
     /// A sign of life.
@@ -52,34 +53,36 @@ impl Liveness {
 
     /// Whether the link is suspected.
     pub fn is_suspected(&self) -> bool {
-        self.suspected
+        self.suspected.is_some()
     }
 
-    /// Time until the next [`Self::handle_tick`], which is also the interval between heartbeats.
-    pub fn interval(busy: bool) -> Duration {
-        if busy { BUSY } else { IDLE }
+    /// Time until the next [`Self::handle_tick`], which is also the interval between heartbeats. A suspected link is
+    /// asked as often as a busy one: its exchanges may have left it.
+    pub fn interval(&self, busy: bool) -> Duration {
+        if busy || self.is_suspected() { BUSY } else { IDLE }
     }
 
     /// Judges the link. `busy`: an exchange waits on it; `rtt` and `rtt_variance` as QUIC measured them.
     pub fn handle_tick(&mut self, now: Instant, busy: bool, rtt: Duration, rtt_variance: Duration) -> Judgement {
         self.forgive_own_lateness(now);
-        let interval = Self::interval(busy);
+        let asking = busy || self.is_suspected();
+        let interval = self.interval(busy);
         self.tick_due = now + interval;
-        self.busy_since = if busy { self.busy_since.or(Some(now)) } else { None };
+        self.busy_since = if asking { self.busy_since.or(Some(now)) } else { None };
         // An idle link's heartbeats are far apart: silence counts from when it became busy.
         let since = self.busy_since.map_or(self.heard, |busy_since| busy_since.max(self.heard));
         let silence = now.saturating_duration_since(since);
         let suspicion = (interval * 3).max(rtt / 2 + rtt_variance * 4 + interval);
         let verdict = VERDICT_MIN.max(suspicion * 6);
-        match (silence > suspicion, self.suspected) {
-            (true, true) if silence > verdict => Judgement::Dead,
-            (true, false) => {
-                self.suspected = true;
-                Judgement::Suspect
-            }
-            (false, true) => {
-                self.suspected = false;
+        match self.suspected {
+            Some(since) if self.heard > since => {
+                self.suspected = None;
                 Judgement::Cleared
+            }
+            Some(_) if silence > verdict => Judgement::Dead,
+            None if silence > suspicion => {
+                self.suspected = Some(now);
+                Judgement::Suspect
             }
             _ => Judgement::Fine,
         }
@@ -89,6 +92,7 @@ impl Liveness {
         let late = now.saturating_duration_since(self.tick_due);
         if late > LATE {
             self.heard = (self.heard + late).min(now);
+            self.suspected = self.suspected.map(|since| (since + late).min(now));
             self.busy_since = self.busy_since.map(|since| (since + late).min(now));
         }
     }
@@ -133,6 +137,18 @@ mod tests {
         assert!(liveness.is_suspected());
         liveness.handle_heard(start + BUSY * 11);
         assert_eq!(liveness.handle_tick(start + BUSY * 11, true, RTT, RTT), Judgement::Cleared);
+    }
+
+    #[test]
+    fn a_suspected_link_that_its_exchanges_left_stays_suspected_until_it_is_heard() {
+        let start = crate::clock::now();
+        let mut liveness = Liveness::new(start);
+        let mut judged = Vec::new();
+        for step in 0..=21 {
+            let judgement = liveness.handle_tick(start + BUSY * step, step <= 4, RTT, RTT / 4);
+            judged.extend((judgement != Judgement::Fine).then_some(judgement));
+        }
+        assert_eq!(judged, [Judgement::Suspect, Judgement::Dead]);
     }
 
     proptest! {

@@ -70,6 +70,8 @@ pub struct Peer {
     lingering: Mutex<VecDeque<(Instant, u64)>>,
     links: Mutex<Vec<Arc<Link>>>,
     changed: Notify,
+    /// The run of the same process before this one, until this one can take over.
+    predecessor: Mutex<Option<Arc<Peer>>>,
 }
 
 impl Peer {
@@ -201,6 +203,15 @@ impl Peer {
         exchanges.iter().for_each(|exchange| exchange.leave(link));
     }
 
+    /// A link is ready: what lived with the process's last run is over, and may be begun again here.
+    pub(super) fn retire_predecessor(&self) {
+        let predecessor = self.predecessor.lock().take();
+        if let Some(predecessor) = predecessor {
+            predecessor.retire_predecessor();
+            predecessor.abort_all();
+        }
+    }
+
     fn abort_all(&self) {
         let exchanges: Vec<_> = self.exchanges.lock().drain().map(|(_, exchange)| exchange).collect();
         let fault = lost(Side::Gateway);
@@ -233,7 +244,7 @@ impl Peers {
         &self.metrics
     }
 
-    /// The peer that `hello` speaks for. A new instance ends the old one's exchanges.
+    /// The peer that `hello` speaks for. A new instance ends the old one's exchanges as soon as it has a ready link.
     pub fn admit(&self, hello: &Hello) -> Arc<Peer> {
         let mut by_node = self.by_node.lock();
         if let Some(peer) = by_node.get(hello.node.as_str())
@@ -252,12 +263,10 @@ impl Peers {
             lingering: Mutex::default(),
             links: Mutex::default(),
             changed: Notify::new(),
+            predecessor: Mutex::default(),
         });
         let old = by_node.insert(peer.node.clone(), peer.clone());
-        drop(by_node);
-        if let Some(old) = old {
-            old.abort_all();
-        }
+        *peer.predecessor.lock() = old;
         peer
     }
 

@@ -7,12 +7,14 @@ use prometheus_client::registry::Registry;
 
 use super::replay::Class;
 
-/// Replays by why they were safe.
+/// Replays by why they were safe, and continuations.
 #[derive(Clone, Debug)]
 pub struct DispatchMetrics {
     not_started: Counter,
     not_accepted: Counter,
     idempotent: Counter,
+    /// Cut downloads that went on through another gateway.
+    pub continued: Counter,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -26,7 +28,15 @@ impl DispatchMetrics {
         let family = Family::<ClassLabel, Counter>::default();
         registry.register("trunkline_dispatch_replays", "Requests sent again, by why that was safe", family.clone());
         let of = |class| family.get_or_create_owned(&ClassLabel { class });
-        Self { not_started: of("not_started"), not_accepted: of("not_accepted"), idempotent: of("idempotent") }
+        let continued = Counter::default();
+        let help = "Responses that went on through another gateway by Range and If-Range";
+        registry.register("trunkline_dispatch_continuations", help, continued.clone());
+        Self {
+            continued,
+            not_started: of("not_started"),
+            not_accepted: of("not_accepted"),
+            idempotent: of("idempotent"),
+        }
     }
 
     pub(super) fn replayed(&self, class: Class) {

@@ -1,6 +1,7 @@
 //! Stage 5: carries a request through a tunnel until its response head is there. Called by the spine; owns the choice of
 //! the link, the request body's pump, and replays. Whether a replay is safe is decided in the sans-IO [`replay`].
 
+pub mod continuation;
 mod metrics;
 pub mod replay;
 mod source;
@@ -17,7 +18,7 @@ use tokio::time::{Sleep, sleep_until};
 pub use self::metrics::DispatchMetrics;
 use self::source::{Piece, Source};
 use self::tunnels::Tunnels;
-use super::listener::{Interim, RequestBody};
+use super::listener::{Interim, NoInterim, RequestBody};
 use crate::clock;
 use crate::fault::{Fault, Kind, Retry, Side, Stage};
 use crate::observe::record::Record;
@@ -45,6 +46,7 @@ pub struct Dispatch {
 }
 
 /// A request that is ready for the tunnel.
+#[derive(Clone)]
 pub struct Outbound {
     /// The head as the upstream shall see it.
     pub head: RequestHead,
@@ -54,6 +56,16 @@ pub struct Outbound {
     pub service: usize,
     /// From the request's end to the response head.
     pub response_timeout: Duration,
+}
+
+/// A response on its way: its head is there.
+pub struct Answered {
+    /// The final head.
+    pub head: ResponseHead,
+    /// Where its body comes from.
+    pub reader: ExchangeReader,
+    /// The request that it answers.
+    pub outbound: Outbound,
 }
 
 /// What one attempt came to.
@@ -70,20 +82,20 @@ impl Dispatch {
         body: RequestBody,
         record: &mut Record,
         interim: &mut I,
-    ) -> Result<(ResponseHead, ExchangeReader), Fault> {
+    ) -> Result<Answered, Fault> {
         let mut tried: Vec<Arc<Link>> = Vec::new();
         outbound.meta.bodiless = body.is_end_stream();
         let received = (!outbound.meta.bodiless).then(|| record.received());
         let mut source = Source::new(body, received, self.budget.clone());
         loop {
-            let (link, writer, reader) = self.open(outbound.service, &mut tried)?;
+            let (link, writer, reader) = self.open(outbound.service, &mut tried).await?;
             record.dispatched(link.peer().node());
             let failure = match self.attempt(&outbound, &mut source, (writer, reader), interim).await {
                 Ok((head, reader, unsent)) => {
                     if let Some(writer) = unsent {
                         self.pump_on(writer, source);
                     }
-                    return Ok((head, reader));
+                    return Ok(Answered { head, reader, outbound });
                 }
                 Err(failure) => failure,
             };
@@ -105,7 +117,7 @@ impl Dispatch {
     }
 
     /// An exchange on a link that takes one. Nothing is sent by failing to open, so every link may be tried.
-    fn open(
+    async fn open(
         &self,
         service: usize,
         tried: &mut Vec<Arc<Link>>,
@@ -113,7 +125,7 @@ impl Dispatch {
         loop {
             let unavailable =
                 || Fault::new(Stage::Dispatch, Side::Tunnel, Kind::DestinationUnavailable).with_retry(Retry::Anywhere);
-            let link = self.tunnels.choose(service, self.worker, tried).ok_or_else(unavailable)?;
+            let link = self.tunnels.choose_or_wait(service, self.worker, tried).await.ok_or_else(unavailable)?;
             tried.push(link.clone());
             if let Some((writer, reader)) = link.open() {
                 return Ok((link, writer, reader));
@@ -136,7 +148,7 @@ impl Dispatch {
         let mut sent = false;
         let head = {
             let mut pump = pin!(pump(&mut writer, source));
-            let mut head = pin!(response_head(&mut reader, interim, &mut accepted));
+            let mut head = pin!(self.response_head(outbound.service, &mut reader, interim, &mut accepted));
             let mut overdue: Option<Pin<Box<Sleep>>> = None;
             loop {
                 tokio::select! {
@@ -170,6 +182,42 @@ impl Dispatch {
         outbound.head.method.is_idempotent() && source.is_repeatable() && outbound.meta.attempt < replay::REPLAYS_MAX
     }
 
+    /// Reads up to the final head; interim responses go to the client. A gateway out of reach is waited for only if no
+    /// other one has the service.
+    async fn response_head<I: Interim>(
+        &self,
+        service: usize,
+        reader: &mut ExchangeReader,
+        interim: &mut I,
+        accepted: &mut bool,
+    ) -> Result<ResponseHead, Fault> {
+        loop {
+            match reader.next().await {
+                Ok(Event::Accepted) => *accepted = true,
+                Ok(Event::Informational(head)) => interim.send(head).await,
+                Ok(Event::Head(payload)) => return message::get_response(payload).map_err(|_| malformed()),
+                Ok(Event::Body(_) | Event::End(_)) => return Err(malformed()),
+                Err(_) if reader.is_waiting() && !self.has_other(service, reader) => reader.set_impatient(false),
+                Err(fault) => return Err(fault),
+            }
+        }
+    }
+
+    /// Whether a gateway other than that of `reader` could take the service's requests.
+    pub fn has_other(&self, service: usize, reader: &ExchangeReader) -> bool {
+        self.tunnels.has_other(service, reader.exchange().peer())
+    }
+
+    /// Sends a bodiless request that the client does not know of: the rest of a response.
+    pub async fn send_rest(&self, outbound: &Outbound) -> Result<(ResponseHead, ExchangeReader), Fault> {
+        let mut source = Source::new(RequestBody::Empty, None, self.budget.clone());
+        let (_, writer, reader) = self.open(outbound.service, &mut Vec::new()).await?;
+        match self.attempt(outbound, &mut source, (writer, reader), &mut NoInterim).await {
+            Ok((head, reader, _)) => Ok((head, reader)),
+            Err(failure) => Err(failure.fault),
+        }
+    }
+
     /// Goes on sending a request whose response has begun.
     fn pump_on(&self, mut writer: ExchangeWriter, mut source: Source) {
         source.forget();
@@ -196,22 +244,6 @@ impl Future for Sleeping<'_> {
         match self.get_mut() {
             Self::Never => std::task::Poll::Pending,
             Self::Until(sleep) => sleep.as_mut().poll(cx),
-        }
-    }
-}
-
-/// Reads up to the final head; interim responses go to the client.
-async fn response_head<I: Interim>(
-    reader: &mut ExchangeReader,
-    interim: &mut I,
-    accepted: &mut bool,
-) -> Result<ResponseHead, Fault> {
-    loop {
-        match reader.next().await? {
-            Event::Accepted => *accepted = true,
-            Event::Informational(head) => interim.send(head).await,
-            Event::Head(payload) => return message::get_response(payload).map_err(|_| malformed()),
-            Event::Body(_) | Event::End(_) => return Err(malformed()),
         }
     }
 }

@@ -3,14 +3,21 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
+use tokio::sync::Notify;
 
+use crate::clock;
 use crate::tunnel::control::{Control, Drain, Register, Registered};
 use crate::tunnel::exchange::{ExchangeReader, ExchangeWriter};
 use crate::tunnel::link::{Link, LinkState, Owner};
+use crate::tunnel::peer::Peer;
+
+/// How long after the loss of its last link requests for a service wait for another.
+const RETURN_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Links by the service's place in the configuration.
 type Table = Vec<Vec<Arc<Link>>>;
@@ -31,6 +38,10 @@ pub struct Tunnels {
     names: HashMap<String, usize>,
     registrations: Mutex<Vec<Registration>>,
     table: ArcSwap<Table>,
+    /// Notified when a link becomes ready.
+    changed: Notify,
+    /// When each service last lost a link.
+    lost: Mutex<Vec<Option<Instant>>>,
     /// Called with whether any link is ready, when that may have changed.
     ready: Box<dyn Fn(bool) + Send + Sync>,
 }
@@ -39,8 +50,15 @@ impl Tunnels {
     /// No links yet, for these services in the order of the configuration.
     pub fn new<'a>(services: impl Iterator<Item = &'a str>, ready: impl Fn(bool) + Send + Sync + 'static) -> Self {
         let names: HashMap<_, _> = services.enumerate().map(|(index, name)| (name.to_owned(), index)).collect();
-        let table = vec![Vec::new(); names.len()];
-        Self { names, registrations: Mutex::default(), table: ArcSwap::from_pointee(table), ready: Box::new(ready) }
+        let (table, lost) = (vec![Vec::new(); names.len()], vec![None; names.len()]);
+        Self {
+            names,
+            registrations: Mutex::default(),
+            table: ArcSwap::from_pointee(table),
+            changed: Notify::new(),
+            lost: Mutex::new(lost),
+            ready: Box::new(ready),
+        }
     }
 
     /// A link for a request to the service at `index`, carried by `worker`: by the power of two choices over exchanges
@@ -56,6 +74,39 @@ impl Tunnels {
             .or_else(|| two_choices(links.iter().filter(usable)))
             // A drain never makes an outage: who drains serves on until another gateway is there.
             .or_else(|| two_choices(links.iter().filter(|link| link.state() == LinkState::Draining && untried(link))))
+    }
+
+    /// Like [`Self::choose`], but where the service lost its links just now, or all of them are suspect, waits for one
+    /// to come back: a gateway that restarts or redials is not seen by clients.
+    pub async fn choose_or_wait(&self, index: usize, worker: usize, tried: &[Arc<Link>]) -> Option<Arc<Link>> {
+        let mut until = None;
+        loop {
+            let changed = self.changed.notified();
+            if let Some(link) = self.choose(index, worker, tried) {
+                return Some(link);
+            }
+            let until = match until {
+                Some(until) => until,
+                None => *until.insert(self.may_return_until(index)?),
+            };
+            tokio::time::timeout_at(until.into(), changed).await.ok()?;
+        }
+    }
+
+    /// How long a link for the service may be waited for; not at all if it had none lately.
+    fn may_return_until(&self, index: usize) -> Option<Instant> {
+        if self.table.load().get(index).is_some_and(|links| !links.is_empty()) {
+            return Some(clock::now() + RETURN_TIMEOUT);
+        }
+        let lost = self.lost.lock().get(index).copied().flatten()?;
+        Some(lost + RETURN_TIMEOUT).filter(|until| *until > clock::now())
+    }
+
+    /// Whether a gateway other than `peer` has the service at `index`.
+    pub fn has_other(&self, index: usize, peer: &Arc<Peer>) -> bool {
+        let table = self.table.load();
+        let mut links = table.get(index).into_iter().flatten();
+        links.any(|link| link.is_usable() && !Arc::ptr_eq(link.peer(), peer))
     }
 
     /// Notes what a link wants to serve; `granted` are the names its certificate allows.
@@ -141,7 +192,15 @@ impl Tunnels {
     /// Forgets a link that is over.
     pub fn remove(&self, link: &Arc<Link>) {
         let mut registrations = self.registrations.lock();
-        registrations.retain(|known| !Arc::ptr_eq(&known.link, link));
+        let gone = registrations.iter().position(|known| Arc::ptr_eq(&known.link, link));
+        if let Some(gone) = gone.map(|index| registrations.remove(index)) {
+            let mut lost = self.lost.lock();
+            for index in gone.services {
+                if let Some(slot) = lost.get_mut(index) {
+                    *slot = Some(clock::now());
+                }
+            }
+        }
         self.rebuild(&registrations);
     }
 
@@ -216,6 +275,7 @@ impl Owner for EdgeOwner {
                 }
                 if link.state() == LinkState::Registering {
                     link.set_state(LinkState::Ready);
+                    self.tunnels.changed.notify_waiters();
                     let services = answer.accepted.join(",");
                     tracing::info!(gateway = %link.peer().node(), worker = link.worker(), services, "tunnel ready");
                 }
@@ -234,8 +294,10 @@ impl Owner for EdgeOwner {
     }
 
     fn handle_state(&self, link: &Arc<Link>) {
-        if link.state() == LinkState::Closed {
-            self.tunnels.remove(link);
+        match link.state() {
+            LinkState::Closed => self.tunnels.remove(link),
+            LinkState::Ready => self.tunnels.changed.notify_waiters(),
+            _ => {}
         }
     }
 

@@ -162,8 +162,13 @@ impl ExchangeReader {
 
     /// While impatient, reading fails as soon as no link to the peer is left that could carry the exchange, instead of
     /// waiting for one: for a request that can be sent elsewhere.
-    pub fn set_impatient(&mut self, impatient: bool) {
+    pub fn set_impatient(&self, impatient: bool) {
         self.exchange.set_impatient(impatient);
+    }
+
+    /// Whether the exchange itself goes on although reading failed: only impatience ended the wait.
+    pub fn is_waiting(&self) -> bool {
+        self.exchange.is_waiting()
     }
 
     /// Whether the end was read.

@@ -237,6 +237,11 @@ impl Exchange {
         self.state.lock().impatient = impatient;
     }
 
+    fn is_waiting(&self) -> bool {
+        let state = self.state.lock();
+        state.impatient && state.failed.is_none()
+    }
+
     /// Whether neither its own link nor any other could carry it now.
     fn is_stranded(&self, state: &State) -> bool {
         let rides = state.attachment.as_ref().is_some_and(|attachment| attachment.link.is_alive());

@@ -228,7 +228,6 @@ impl Peers {
     }
 
     /// The counters of this layer.
-    /// The counters of this layer.
     pub fn metrics(&self) -> &TunnelMetrics {
         &self.metrics
     }

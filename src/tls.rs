@@ -104,33 +104,26 @@ fn groups() -> Vec<&'static dyn rustls::crypto::SupportedKxGroup> {
     vec![X25519MLKEM768, X25519, SECP256R1, SECP384R1]
 }
 
+/// The suites of one of the two libraries: they give them the same names.
+macro_rules! suites_of {
+    ($library:ident) => {{
+        use $library::cipher_suite as suite;
+        vec![
+            suite::TLS13_AES_128_GCM_SHA256,
+            suite::TLS13_AES_256_GCM_SHA384,
+            suite::TLS13_CHACHA20_POLY1305_SHA256,
+            suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+            suite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+            suite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+            suite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+            suite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+            suite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+        ]
+    }};
+}
+
 fn suites() -> Vec<SupportedCipherSuite> {
-    if has_avx512_aes() {
-        use aws_lc_rs::cipher_suite as s;
-        return vec![
-            s::TLS13_AES_128_GCM_SHA256,
-            s::TLS13_AES_256_GCM_SHA384,
-            s::TLS13_CHACHA20_POLY1305_SHA256,
-            s::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
-            s::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
-            s::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
-            s::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
-            s::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
-            s::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
-        ];
-    }
-    use ring::cipher_suite as s;
-    vec![
-        s::TLS13_AES_128_GCM_SHA256,
-        s::TLS13_AES_256_GCM_SHA384,
-        s::TLS13_CHACHA20_POLY1305_SHA256,
-        s::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
-        s::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
-        s::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
-        s::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
-        s::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
-        s::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
-    ]
+    if has_avx512_aes() { suites_of!(aws_lc_rs) } else { suites_of!(ring) }
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -8,11 +8,8 @@ use std::time::Duration;
 use bytes::Buf;
 use http::{Request, Response, StatusCode};
 use quinn::crypto::rustls::QuicClientConfig;
-use rustls::RootCertStore;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
 
-use crate::clock;
+use crate::{clock, tls};
 
 /// For one try, handshake included.
 const TRY_TIMEOUT: Duration = Duration::from_secs(3);
@@ -42,14 +39,9 @@ impl Probe {
     /// # Errors
     /// When the CA cannot be read or no socket be bound.
     pub fn new(ca: &Path, host: &str, peer: SocketAddr) -> Result<Self, Failure> {
-        let mut roots = RootCertStore::empty();
-        for certificate in CertificateDer::pem_file_iter(ca)? {
-            roots.add(certificate?)?;
-        }
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let builder =
-            rustls::ClientConfig::builder_with_provider(provider).with_protocol_versions(&[&rustls::version::TLS13])?;
-        let mut tls = builder.with_root_certificates(roots).with_no_client_auth();
+        let builder = rustls::ClientConfig::builder_with_provider(tls::provider())
+            .with_protocol_versions(&[&rustls::version::TLS13])?;
+        let mut tls = builder.with_root_certificates(tls::load_roots(ca)?).with_no_client_auth();
         tls.alpn_protocols = vec![b"h3".to_vec()];
         let any = if peer.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { (std::net::Ipv6Addr::UNSPECIFIED, 0).into() };
         let mut endpoint = quinn::Endpoint::client(any)?;

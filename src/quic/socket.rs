@@ -59,30 +59,43 @@ fn advice(error: &io::Error, address: &SocketAddr) -> &'static str {
 /// # Errors
 /// When the address is taken (also by an earlier instance of ourselves) or not ours to use.
 pub fn bind_udp(address: SocketAddr, workers: usize) -> Result<Vec<UdpSocket>, BindError> {
-    bind_group(address, workers).map_err(|source| BindError { transport: "UDP", address, source })
+    bind_steered(address, workers).map_err(|source| BindError { transport: "UDP", address, source })
 }
 
-fn bind_group(address: SocketAddr, workers: usize) -> io::Result<Vec<UdpSocket>> {
+fn bind_steered(address: SocketAddr, workers: usize) -> io::Result<Vec<UdpSocket>> {
     if !(1..=WORKERS_MAX).contains(&workers) {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("1 to {WORKERS_MAX} workers, not {workers}")));
     }
-    // The first is bound without SO_REUSEPORT: another process's sockets, which would silently take a share of our
-    // packets, become an error.
+    let (_, group) = bind_group(address, workers, new_socket)?;
+    if let (Some(first), Ok(workers @ 2..)) = (group.first(), u32::try_from(workers)) {
+        steer(first, workers)?;
+    }
+    Ok(group.into_iter().map(UdpSocket::from).collect())
+}
+
+/// Binds `count` sockets that `new_socket` makes to one address, which it answers with the port that was bound.
+///
+/// # Errors
+/// When the address is taken (also by an earlier instance of ourselves) or not ours to use.
+pub fn bind_group(
+    address: SocketAddr,
+    count: usize,
+    new_socket: impl Fn(SocketAddr) -> io::Result<Socket>,
+) -> io::Result<(SocketAddr, Vec<Socket>)> {
+    // The first is bound without SO_REUSEPORT: another process's sockets, which would silently take a share of what
+    // comes to us, become an error.
     let first = new_socket(address)?;
     first.bind(&address.into())?;
     first.set_reuse_port(true)?;
     let bound: SocketAddr = first.local_addr()?.as_socket().ok_or(io::ErrorKind::InvalidInput)?;
     let mut group = vec![first];
-    for _ in 1..workers {
+    for _ in 1..count {
         let next = new_socket(bound)?;
         next.set_reuse_port(true)?;
         next.bind(&bound.into())?;
         group.push(next);
     }
-    if let (Some(first), Ok(workers @ 2..)) = (group.first(), u32::try_from(workers)) {
-        steer(first, workers)?;
-    }
-    Ok(group.into_iter().map(UdpSocket::from).collect())
+    Ok((bound, group))
 }
 
 fn new_socket(address: SocketAddr) -> io::Result<Socket> {

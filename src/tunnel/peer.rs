@@ -239,7 +239,6 @@ impl Peers {
     }
 
     /// The counters of this layer.
-    /// The counters of this layer.
     pub fn metrics(&self) -> &TunnelMetrics {
         &self.metrics
     }

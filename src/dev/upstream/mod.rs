@@ -2,7 +2,7 @@
 //!
 //! HTTP/1.1 and HTTP/2 with prior knowledge on one port, told apart by the client's first bytes; also on a unix
 //! socket. It speaks to origins only, never to the open network: no TLS, no authentication. It must be stricter and
-//! more predictable than what it helps to test, so every answer is computable by the client ([`pattern`], `/hash`)
+//! more predictable than what it helps to test, so every answer is computable by the client (`pattern.rs`, `/hash`)
 //! and what it did is told by itself (`/log`, `/count`).
 
 mod body;

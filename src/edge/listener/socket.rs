@@ -7,7 +7,7 @@ use std::net::{SocketAddr, TcpListener, UdpSocket};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::quic::{BindError, bind_udp};
+use crate::quic::{BindError, bind_group, bind_udp};
 
 /// Connections that the kernel completes before a worker accepts them.
 const BACKLOG: i32 = 1024;
@@ -48,24 +48,12 @@ pub fn bind_client(address: SocketAddr, workers: usize, http3: bool) -> Result<C
 }
 
 fn bind_tcp(address: SocketAddr, workers: usize) -> Result<(SocketAddr, Vec<TcpListener>), BindError> {
-    bind_group(address, workers).map_err(|source| BindError { transport: "TCP", address, source })
-}
-
-fn bind_group(address: SocketAddr, workers: usize) -> io::Result<(SocketAddr, Vec<TcpListener>)> {
-    // As with UDP the first one is bound without SO_REUSEPORT, so that a second instance is an error.
-    let first = new_socket(address)?;
-    first.bind(&address.into())?;
-    first.set_reuse_port(true)?;
-    let bound: SocketAddr = first.local_addr()?.as_socket().ok_or(io::ErrorKind::InvalidInput)?;
-    let mut group = vec![first];
-    for _ in 1..workers {
-        let next = new_socket(bound)?;
-        next.set_reuse_port(true)?;
-        next.bind(&bound.into())?;
-        group.push(next);
-    }
-    group.iter().try_for_each(|socket| socket.listen(BACKLOG))?;
-    Ok((bound, group.into_iter().map(TcpListener::from).collect()))
+    let listen = || {
+        let (bound, group) = bind_group(address, workers, new_socket)?;
+        group.iter().try_for_each(|socket| socket.listen(BACKLOG))?;
+        Ok((bound, group.into_iter().map(TcpListener::from).collect()))
+    };
+    listen().map_err(|source| BindError { transport: "TCP", address, source })
 }
 
 fn new_socket(address: SocketAddr) -> io::Result<Socket> {

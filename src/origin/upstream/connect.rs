@@ -6,7 +6,6 @@
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
@@ -22,6 +21,7 @@ use super::io::{Socket, Transport};
 use super::pool::Slot;
 use crate::config::{OriginService, Upstream, UpstreamScheme, UpstreamTarget};
 use crate::fault::{Fault, Kind, Retry, Side, Stage};
+use crate::tls::{self, TlsError};
 
 /// Before the next address of a name is tried beside the ones under way (RFC 8305 section 5).
 const NEXT_ADDRESS: Duration = Duration::from_millis(250);
@@ -33,13 +33,8 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 #[derive(Debug, thiserror::Error)]
 pub enum UpstreamSetupError {
     /// The CA file cannot be read or holds no certificate.
-    #[error("{path}: {reason}")]
-    Ca {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        reason: String,
-    },
+    #[error(transparent)]
+    Ca(#[from] TlsError),
     /// No CA file is configured and the system has no usable roots.
     #[error("no usable system root certificates: {0}")]
     SystemRoots(String),
@@ -79,11 +74,10 @@ impl TlsConfigs {
             return Ok(None);
         }
         let roots = match &service.ca {
-            Some(path) => file_roots(path)?,
+            Some(path) => tls::load_roots(path)?,
             None => system_roots()?,
         };
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let mut config = ClientConfig::builder_with_provider(provider)
+        let mut config = ClientConfig::builder_with_provider(tls::provider())
             .with_safe_default_protocol_versions()?
             .with_root_certificates(roots)
             .with_no_client_auth();
@@ -92,18 +86,6 @@ impl TlsConfigs {
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Ok(Some(Self { any: Arc::new(config), http1 }))
     }
-}
-
-fn file_roots(path: &Path) -> Result<RootCertStore, UpstreamSetupError> {
-    use rustls::pki_types::CertificateDer;
-    use rustls::pki_types::pem::PemObject;
-    let bad = |reason: String| UpstreamSetupError::Ca { path: path.to_owned(), reason };
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_file_iter(path).map_err(|error| bad(error.to_string()))? {
-        let certificate = certificate.map_err(|error| bad(error.to_string()))?;
-        roots.add(certificate).map_err(|error| bad(error.to_string()))?;
-    }
-    if roots.is_empty() { Err(bad("no certificate in it".to_owned())) } else { Ok(roots) }
 }
 
 fn system_roots() -> Result<RootCertStore, UpstreamSetupError> {

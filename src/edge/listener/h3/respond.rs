@@ -5,10 +5,9 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
-use std::time::SystemTime;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, DATE, HeaderValue};
+use http::header::{CONTENT_LENGTH, HeaderValue};
 use http::{HeaderMap, StatusCode};
 use http_body::{Body, Frame};
 use quinn::{StoppedError, VarInt};
@@ -21,6 +20,7 @@ use super::shared::Shared;
 use crate::edge::listener::head::{self, BodyLength};
 use crate::edge::listener::{Interim, Response};
 use crate::fault::{Fault, Kind, Side, Stage};
+use crate::fields;
 use crate::tunnel::message::ResponseHead;
 
 /// The client's STOP_SENDING, or the end of everything.
@@ -77,12 +77,8 @@ pub async fn answer(sender: &mut Sender, shared: &Shared, kind: Kind) -> Result<
     let fault = Fault::new(Stage::Listener, Side::Client, kind);
     let mut headers = HeaderMap::with_capacity(4);
     headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
-    if let Ok(date) = HeaderValue::try_from(httpdate::fmt_http_date(SystemTime::now())) {
-        headers.insert(DATE, date);
-    }
-    if let Ok(status) = HeaderValue::try_from(fault.proxy_status(&shared.context.name)) {
-        headers.insert("proxy-status", status);
-    }
+    fields::add_date(&mut headers);
+    fields::append_proxy_status(&mut headers, &shared.context.name, &fault);
     sender.headers(|out| encode::response(out, fault.status(), &headers));
     sender.flush().await?;
     sender.finish();

@@ -152,6 +152,15 @@ impl Spine {
                 });
                 (StatusCode::OK, vec![], body.boxed_unsync())
             }
+            path if path.starts_with("/ws") => self.answer_upgrade(request),
+            _ => (StatusCode::NOT_FOUND, vec![], text("nothing here")),
+        }
+    }
+
+    fn answer_upgrade(&self, request: SpineRequest) -> (StatusCode, Vec<(&'static str, &'static str)>, TestBody) {
+        let incomplete = Fault::new(Stage::Tunnel, Side::Upstream, Kind::ResponseIncomplete);
+        let part = Ok(Frame::data(Bytes::from_static(b"01234")));
+        match request.head.path.path() {
             "/ws" if request.head.protocol.as_deref() == Some(b"websocket") => {
                 (StatusCode::OK, vec![("sec-websocket-protocol", "chat")], request.body.boxed_unsync())
             }
@@ -173,7 +182,7 @@ impl Spine {
                 });
                 (StatusCode::OK, vec![], PollBody(move |cx: &mut Context<'_>| frames.poll_recv(cx)).boxed_unsync())
             }
-            "/ws-broken" => (StatusCode::OK, vec![], pieces(vec![part(), Err(incomplete)])),
+            "/ws-broken" => (StatusCode::OK, vec![], pieces(vec![part, Err(incomplete)])),
             "/ws-refused" => (StatusCode::FORBIDDEN, vec![], text("no")),
             _ => (StatusCode::NOT_FOUND, vec![], text("nothing here")),
         }

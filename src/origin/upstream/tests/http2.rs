@@ -326,7 +326,7 @@ async fn https(alpn: &[&str]) -> Https {
     let ca = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(ca.path(), cert.pem()).unwrap();
     let key = PrivatePkcs8KeyDer::from(signing_key.serialize_der());
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let provider = crate::tls::provider();
     let mut config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .unwrap()

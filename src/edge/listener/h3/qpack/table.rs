@@ -139,8 +139,12 @@ pub static TABLE: [(Name, &str); 99] = [
 ];
 
 /// The entries that have this field name; by length first, so that most names cost one comparison.
-#[rustfmt::skip]
 pub fn entries(name: &[u8]) -> Option<Range<usize>> {
+    if name.len() <= 13 { short_names(name) } else { long_names(name) }
+}
+
+#[rustfmt::skip]
+fn short_names(name: &[u8]) -> Option<Range<usize>> {
     Some(match name.len() {
         3 => match name {
             b"age" => 2..3,
@@ -198,6 +202,13 @@ pub fn entries(name: &[u8]) -> Option<Range<usize>> {
             b"authorization" => 84..85,
             _ => return None,
         },
+        _ => return None,
+    })
+}
+
+#[rustfmt::skip]
+fn long_names(name: &[u8]) -> Option<Range<usize>> {
+    Some(match name.len() {
         14 => match name {
             b"content-length" => 4..5,
             _ => return None,

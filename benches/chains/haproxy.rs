@@ -1,4 +1,4 @@
-//! HAProxy at both ends.
+//! HAProxy at both ends, or at the edge alone.
 
 use std::process::Command;
 
@@ -14,9 +14,11 @@ pub enum Tunnel {
     Reverse,
     /// The edge, as between ordinary proxies.
     Dialled,
+    /// Nobody: the edge speaks to the upstream.
+    None,
 }
 
-/// Starts both ends with buffers of `buffer` bytes.
+/// Starts the ends with buffers of `buffer` bytes.
 pub fn start(stage: &Stage, tunnel: Tunnel, buffer: usize) -> Outcome<Chain> {
     let (address, link) = (free_address()?, free_address()?);
     let path = |name: &str| text(stage.certificates.path(name));
@@ -33,10 +35,11 @@ pub fn start(stage: &Stage, tunnel: Tunnel, buffer: usize) -> Outcome<Chain> {
     let folder = match tunnel {
         Tunnel::Reverse => "haproxy",
         Tunnel::Dialled => "haproxy-h2",
+        Tunnel::None => "haproxy-1hop",
     };
-    let edge = launch(stage, folder, "edge", &values)?;
-    let origin = launch(stage, folder, "origin", &values)?;
-    Ok(Chain { address, processes: [edge, origin] })
+    let ends: &[&str] = if tunnel == Tunnel::None { &["edge"] } else { &["edge", "origin"] };
+    let processes = ends.iter().map(|end| launch(stage, folder, end, &values)).collect::<Outcome<_>>()?;
+    Ok(Chain { address, processes })
 }
 
 fn launch(stage: &Stage, folder: &str, end: &str, values: &[(&str, String)]) -> Outcome<Process> {

@@ -34,6 +34,8 @@ pub enum Contestant {
     HaproxyReverse64k,
     /// HAProxy to HAProxy over HTTP/2 and mutual TLS, the edge dials, 64 KiB buffers.
     HaproxyTls64k,
+    /// One HAProxy and no tunnel: what a single hop costs, the aim for latency.
+    HaproxyHop,
     /// nginx to nginx over HTTP/1.1 and mutual TLS, the edge dials.
     NginxHttp1,
     /// nginx to nginx over HTTP/2 and mutual TLS, the edge dials.
@@ -42,11 +44,12 @@ pub enum Contestant {
 
 impl Contestant {
     /// All of them; the first is what the others are compared with.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Trunkline,
         Self::HaproxyReverse,
         Self::HaproxyReverse64k,
         Self::HaproxyTls64k,
+        Self::HaproxyHop,
         Self::NginxHttp1,
         Self::NginxHttp2,
     ];
@@ -58,6 +61,7 @@ impl Contestant {
             Self::HaproxyReverse => "haproxy-rhttp",
             Self::HaproxyReverse64k => "haproxy-rhttp-64k",
             Self::HaproxyTls64k => "haproxy-h2-64k",
+            Self::HaproxyHop => "haproxy-1hop",
             Self::NginxHttp1 => "nginx-h1",
             Self::NginxHttp2 => "nginx-h2",
         }
@@ -66,15 +70,15 @@ impl Contestant {
     /// Whether a run without `BENCH_CHAINS` includes it: ours, the best at small requests (with two buffer sizes, because
     /// the large one costs memory), the best at bulk.
     pub fn by_default(self) -> bool {
-        !matches!(self, Self::HaproxyTls64k | Self::NginxHttp1)
+        !matches!(self, Self::HaproxyTls64k | Self::HaproxyHop | Self::NginxHttp1)
     }
 
     /// Where its programs are; fetched on first use, so it needs the machine's own network.
     pub fn programs(self) -> Outcome<PathBuf> {
         match self {
             Self::Trunkline => Ok(PathBuf::from(env!("CARGO_BIN_EXE_edge"))),
-            Self::HaproxyReverse | Self::HaproxyReverse64k | Self::HaproxyTls64k => process::debian("haproxy"),
             Self::NginxHttp1 | Self::NginxHttp2 => process::debian("nginx"),
+            _ => process::debian("haproxy"),
         }
     }
 
@@ -86,6 +90,7 @@ impl Contestant {
             Self::HaproxyReverse => haproxy::start(&stage, haproxy::Tunnel::Reverse, 16 << 10),
             Self::HaproxyReverse64k => haproxy::start(&stage, haproxy::Tunnel::Reverse, 64 << 10),
             Self::HaproxyTls64k => haproxy::start(&stage, haproxy::Tunnel::Dialled, 64 << 10),
+            Self::HaproxyHop => haproxy::start(&stage, haproxy::Tunnel::None, 16 << 10),
             Self::NginxHttp1 => nginx::start(&stage, "1.1"),
             Self::NginxHttp2 => nginx::start(&stage, "2"),
         }
@@ -96,12 +101,12 @@ impl Contestant {
 pub struct Chain {
     /// Where clients connect, UDP and TCP.
     pub address: SocketAddr,
-    /// Edge and origin.
-    pub processes: [Process; 2],
+    /// Edge and origin; the edge alone where there is no tunnel.
+    pub processes: Vec<Process>,
 }
 
 impl Chain {
-    /// Process ids of edge and origin.
+    /// Their process ids.
     pub fn pids(&self) -> Vec<u32> {
         self.processes.iter().map(Process::pid).collect()
     }

@@ -25,7 +25,7 @@ pub fn start(stage: &Stage, version: &str) -> Outcome<Chain> {
     ];
     let edge = launch(stage, "edge", &values)?;
     let origin = launch(stage, "origin", &values)?;
-    Ok(Chain { address, processes: [edge, origin] })
+    Ok(Chain { address, processes: vec![edge, origin] })
 }
 
 fn launch(stage: &Stage, end: &str, values: &[(&str, String)]) -> Outcome<Process> {

@@ -18,7 +18,7 @@ pub fn start(stage: &Stage) -> Outcome<Chain> {
     let tunnel = address(&ready, "tunnel")?;
     let mut origin = launch(stage, "origin", env!("CARGO_BIN_EXE_origin"), &origin_config(stage, tunnel))?;
     origin.ready()?;
-    Ok(Chain { address: address(&ready, "http3")?, processes: [edge, origin] })
+    Ok(Chain { address: address(&ready, "http3")?, processes: vec![edge, origin] })
 }
 
 fn launch(stage: &Stage, end: &str, program: &str, config: &str) -> Outcome<Process> {

@@ -13,7 +13,7 @@ use crate::Outcome;
 use crate::chains::{Chain, Contestant, HOST, Process, Stage, pinned};
 use crate::load::{Plan, Protocol, Report};
 use crate::machine::{Cores, isolate};
-use crate::report::{Book, Entry};
+use crate::report::{Book, Entry, Figures};
 use options::Options;
 use scenario::Scenario;
 
@@ -77,19 +77,32 @@ impl Bench {
 
     fn run(&mut self, book: &mut Book) -> Outcome<()> {
         let count = self.chains.len();
+        let scenarios = self.options.scenarios.clone();
         for round in 0..self.options.rounds {
-            for scenario in &self.options.scenarios {
+            for scenario in &scenarios {
                 for turn in 0..count {
-                    let index = (round + turn) % count;
-                    // One that cannot be measured is an empty cell with its error, not the end of a long run.
-                    let report = self.measure(index, scenario);
-                    let report = report.unwrap_or_else(|error| Report::failed(error.to_string()));
-                    let contestant = self.chains[index].0.name();
-                    book.enter(Entry { round, scenario: scenario.name, figures: scenario.figures, contestant, report });
+                    book.enter(self.turn(round, scenario, (round + turn) % count)?);
                 }
             }
         }
         Ok(())
+    }
+
+    /// One measurement. One that cannot be made is an empty cell with its error, not the end of a long run.
+    fn turn(&mut self, round: usize, scenario: &Scenario, index: usize) -> Outcome<Entry> {
+        if scenario.figures == Figures::Idle {
+            self.restart(index)?;
+        }
+        let report = self.measure(index, scenario).unwrap_or_else(|error| Report::failed(error.to_string()));
+        let contestant = self.chains[index].0.name();
+        Ok(Entry { round, scenario: scenario.name, figures: scenario.figures, contestant, report })
+    }
+
+    /// Starts chain `index` anew: memory that an earlier load left behind must not serve what is measured now.
+    fn restart(&mut self, index: usize) -> Outcome<()> {
+        let contestant = self.chains[index].0;
+        self.chains[index].1 = contestant.start(&self.stage)?;
+        self.probe(index)
     }
 
     /// Runs the load generator once against chain `index`.

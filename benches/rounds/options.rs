@@ -51,7 +51,11 @@ fn chosen<T: Copy>(variable: &str, all: &[T], name: fn(&T) -> &'static str) -> O
             let names: Vec<_> = all.iter().map(name).collect();
             return Err(format!("{variable}: {word} is none of {}", names.join(", ")).into());
         }
-        found.extend(if exact.is_empty() { begin } else { exact });
+        for one in if exact.is_empty() { begin } else { exact } {
+            if !found.iter().any(|other| name(other) == name(&one)) {
+                found.push(one);
+            }
+        }
     }
     Ok(Some(found))
 }

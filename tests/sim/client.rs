@@ -50,10 +50,8 @@ async fn ready_host(world: &Arc<World>, pop: usize) -> Option<Arc<Host>> {
 /// The less loaded of two random links, of gateways not tried if there are any.
 fn choose(host: &Host, tried: &[Arc<Link>]) -> Option<Arc<Link>> {
     let links = host.links.lock();
-    let usable: Vec<_> = links
-        .iter()
-        .filter(|link| link.is_usable() && !tried.iter().any(|other| Arc::ptr_eq(other, link)))
-        .collect();
+    let usable: Vec<_> =
+        links.iter().filter(|link| link.is_usable() && !tried.iter().any(|other| Arc::ptr_eq(other, link))).collect();
     let fresh: Vec<_> =
         usable.iter().filter(|link| !tried.iter().any(|other| Arc::ptr_eq(other.peer(), link.peer()))).collect();
     let pick = || {

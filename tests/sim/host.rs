@@ -179,7 +179,8 @@ impl Host {
         let mut config = config;
         config.rng_seed(Some(std::array::from_fn(|_| fastrand::u8(..))));
         let socket: Arc<Socket> = self.world.net.bind(self.node.ip(), port);
-        Endpoint::new_with_abstract_socket(config, server, socket, Arc::new(SimRuntime(self.clone()))).expect("endpoint")
+        Endpoint::new_with_abstract_socket(config, server, socket, Arc::new(SimRuntime(self.clone())))
+            .expect("endpoint")
     }
 
     /// Runs a link whose HELLO is done, to its end.
@@ -273,7 +274,11 @@ async fn hold_link(host: Arc<Host>, limits: TunnelLimits, pop: usize, number: us
     loop {
         match tokio::time::timeout(DIAL_TIMEOUT, dial(&host, &limits, pop, number)).await {
             Ok(Some((link, control, endpoint))) => {
-                link.send(&Control::Register(Register { services: vec!["s".into()], weight: 1, ..Register::default() }));
+                link.send(&Control::Register(Register {
+                    services: vec!["s".into()],
+                    weight: 1,
+                    ..Register::default()
+                }));
                 let owner = Arc::new(GatewayOwner { host: host.clone(), endpoint, pop, number });
                 host.run(link, control, owner).await;
             }
@@ -294,8 +299,7 @@ async fn dial(
     note_port(host, pop, number, endpoint.local_addr().ok()?);
     let target = SocketAddr::new(Node::Pop(pop).ip(), PORT);
     let connection = endpoint.connect_with(trust.client(limits), target, POP_SERVER_NAME).ok()?.await.ok()?;
-    let (link, control) =
-        link::handshake(connection, &host.peers, host.hello(), true, 0, |_| Ok(())).await.ok()?;
+    let (link, control) = link::handshake(connection, &host.peers, host.hello(), true, 0, |_| Ok(())).await.ok()?;
     Some((link, control, endpoint))
 }
 

@@ -29,7 +29,8 @@ fn number(variable: &str) -> Option<u64> {
 fn log_if_asked() {
     if std::env::var_os("TRUNKLINE_LOG").is_some() {
         let filter = tracing_subscriber::EnvFilter::from_env("TRUNKLINE_LOG");
-        let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().try_init();
+        let _ =
+            tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().try_init();
     }
 }
 

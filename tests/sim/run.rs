@@ -293,7 +293,8 @@ fn is_excused(world: &World, id: usize, seen: &Seen, ended_ms: u64) -> bool {
 
 fn report(world: &World) -> Report {
     let seen = world.seen.lock();
-    let count = |is: fn(&Ended) -> bool| seen.iter().filter(|seen| seen.ended.as_ref().is_some_and(|e| is(&e.1))).count();
+    let count =
+        |is: fn(&Ended) -> bool| seen.iter().filter(|seen| seen.ended.as_ref().is_some_and(|e| is(&e.1))).count();
     Report {
         violations: world.violations.lock().clone(),
         digest: world.net.digest(),

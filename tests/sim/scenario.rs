@@ -55,19 +55,44 @@ pub struct Fault {
 #[serde(tag = "what", rename_all = "snake_case")]
 pub enum What {
     /// Nothing passes in the direction or directions.
-    Block { pop: usize, gateway: usize, towards: Towards },
+    Block {
+        pop: usize,
+        gateway: usize,
+        towards: Towards,
+    },
     /// This share is lost in the direction or directions.
-    Loss { pop: usize, gateway: usize, towards: Towards, share: f64 },
+    Loss {
+        pop: usize,
+        gateway: usize,
+        towards: Towards,
+        share: f64,
+    },
     /// The source port that a link has now passes nothing ever again.
-    BlackPort { pop: usize, gateway: usize, link: usize },
+    BlackPort {
+        pop: usize,
+        gateway: usize,
+        link: usize,
+    },
     /// The process dies and a new one starts after `for_ms`.
-    CrashPop { pop: usize },
-    CrashGateway { gateway: usize },
+    CrashPop {
+        pop: usize,
+    },
+    CrashGateway {
+        gateway: usize,
+    },
     /// The process stands still (SIGSTOP) for `for_ms`.
-    StopPop { pop: usize },
-    StopGateway { gateway: usize },
+    StopPop {
+        pop: usize,
+    },
+    StopGateway {
+        gateway: usize,
+    },
     /// The connection of a link ends at once; `for_ms` has no meaning.
-    Cut { pop: usize, gateway: usize, link: usize },
+    Cut {
+        pop: usize,
+        gateway: usize,
+        link: usize,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

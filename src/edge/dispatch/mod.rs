@@ -1,6 +1,7 @@
 //! Stage 5: carries a request through a tunnel until its response head is there. Called by the spine; owns the choice of
 //! the link, the request body's pump, and replays. Whether a replay is safe is decided in the sans-IO [`replay`].
 
+pub mod balance;
 pub mod continuation;
 mod metrics;
 pub mod replay;
@@ -17,7 +18,7 @@ use tokio::time::{Sleep, sleep_until};
 
 pub use self::metrics::DispatchMetrics;
 use self::source::{Piece, Source};
-use self::tunnels::Tunnels;
+use self::tunnels::{Member, Tunnels};
 use super::listener::{Interim, NoInterim, RequestBody};
 use crate::clock;
 use crate::fault::{Fault, Kind, Retry, Side, Stage};
@@ -88,10 +89,12 @@ impl Dispatch {
         let received = (!outbound.meta.bodiless).then(|| record.received());
         let mut source = Source::new(body, received, self.budget.clone());
         loop {
-            let (link, writer, reader) = self.open(outbound.service, &mut tried).await?;
-            record.dispatched(link.peer().node());
+            let (member, writer, reader) = self.open(outbound.service, &mut tried).await?;
+            record.dispatched(member.link.peer().node());
+            let waiting = member.begin();
             let failure = match self.attempt(&outbound, &mut source, (writer, reader), interim).await {
                 Ok((head, reader, unsent)) => {
+                    waiting.handle_head();
                     if let Some(writer) = unsent {
                         self.pump_on(writer, source);
                     }
@@ -99,6 +102,9 @@ impl Dispatch {
                 }
                 Err(failure) => failure,
             };
+            if is_of_the_link(&failure.fault) {
+                waiting.handle_failure();
+            }
             let attempt = replay::Attempt {
                 method: &outbound.head.method,
                 accepted: failure.accepted,
@@ -108,7 +114,7 @@ impl Dispatch {
             let class = replay::decide(attempt, &failure.fault).ok_or(failure.fault)?;
             self.metrics.replayed(class);
             tracing::info!(
-                from = %link.peer().node(), fault = %failure.fault, ?class, attempt = outbound.meta.attempt + 1,
+                from = %member.link.peer().node(), fault = %failure.fault, ?class, attempt = outbound.meta.attempt + 1,
                 "replay"
             );
             outbound.meta.attempt += 1;
@@ -121,14 +127,14 @@ impl Dispatch {
         &self,
         service: usize,
         tried: &mut Vec<Arc<Link>>,
-    ) -> Result<(Arc<Link>, ExchangeWriter, ExchangeReader), Fault> {
+    ) -> Result<(Arc<Member>, ExchangeWriter, ExchangeReader), Fault> {
         loop {
             let unavailable =
                 || Fault::new(Stage::Dispatch, Side::Tunnel, Kind::DestinationUnavailable).with_retry(Retry::Anywhere);
-            let link = self.tunnels.choose_or_wait(service, self.worker, tried).await.ok_or_else(unavailable)?;
-            tried.push(link.clone());
-            if let Some((writer, reader)) = link.open() {
-                return Ok((link, writer, reader));
+            let member = self.tunnels.choose_or_wait(service, self.worker, tried).await.ok_or_else(unavailable)?;
+            tried.push(member.link.clone());
+            if let Some((writer, reader)) = member.link.open() {
+                return Ok((member, writer, reader));
             }
         }
     }
@@ -246,6 +252,11 @@ impl Future for Sleeping<'_> {
             Self::Until(sleep) => sleep.as_mut().poll(cx),
         }
     }
+}
+
+/// Whether the fault tells something about the link or its gateway, rather than about the request.
+fn is_of_the_link(fault: &Fault) -> bool {
+    matches!(fault.side, Side::Tunnel | Side::Gateway) || fault.kind == Kind::ResponseTimeout
 }
 
 fn malformed() -> Fault {

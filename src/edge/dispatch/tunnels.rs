@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -10,6 +11,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 
+use super::balance::{self, Stats};
 use crate::clock;
 use crate::tunnel::control::{Control, Drain, Register, Registered};
 use crate::tunnel::exchange::{ExchangeReader, ExchangeWriter};
@@ -20,11 +22,68 @@ use crate::tunnel::peer::Peer;
 const RETURN_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Links by the service's place in the configuration.
-type Table = Vec<Vec<Arc<Link>>>;
+type Table = Vec<Vec<Arc<Member>>>;
+
+/// A link among those that requests may take, with what its answers tell of it.
+pub struct Member {
+    /// The link.
+    pub link: Arc<Link>,
+    stats: Mutex<Stats>,
+    busy: AtomicBool,
+}
+
+impl Member {
+    /// A request begins to wait for its head. What comes of it is told to the guard.
+    pub fn begin(self: &Arc<Self>) -> Waiting {
+        let begun = clock::now();
+        self.stats.lock().handle_begin(begun);
+        Waiting { member: self.clone(), begun, told: false }
+    }
+
+    fn is_ejected(&self, now: Instant) -> bool {
+        self.stats.lock().is_ejected(now)
+    }
+
+    fn cost(&self, now: Instant) -> f64 {
+        let (in_flight, weight) = (self.link.in_flight(), self.link.weight());
+        self.stats.lock().cost(now, in_flight, weight, self.busy.load(Ordering::Relaxed))
+    }
+}
+
+/// A request that waits for its head on a link. Dropped untold, it says nothing about the link.
+pub struct Waiting {
+    member: Arc<Member>,
+    begun: Instant,
+    told: bool,
+}
+
+impl Waiting {
+    /// The head came.
+    pub fn handle_head(mut self) {
+        self.told = true;
+        let now = clock::now();
+        self.member.stats.lock().handle_head(now, now.saturating_duration_since(self.begun));
+    }
+
+    /// The link or its gateway failed it.
+    pub fn handle_failure(mut self) {
+        self.told = true;
+        self.member.stats.lock().handle_failure(clock::now());
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if !self.told {
+            self.member.stats.lock().handle_cancel();
+        }
+    }
+}
 
 /// What a gateway may serve.
 struct Registration {
     link: Arc<Link>,
+    member: Arc<Member>,
     sequence: u64,
     services: Vec<usize>,
     /// It sent DRAIN and waits for READY.
@@ -61,29 +120,40 @@ impl Tunnels {
         }
     }
 
-    /// A link for a request to the service at `index`, carried by `worker`: by the power of two choices over exchanges
-    /// in flight, links of the own worker first. Links of `tried` peers only if there is nothing else.
-    pub fn choose(&self, index: usize, worker: usize, tried: &[Arc<Link>]) -> Option<Arc<Link>> {
+    /// A link for a request to the service at `index`, carried by `worker`. Links of the own worker come first, links to
+    /// peers of `tried` ones last, as do ejected ones unless most are; among equals [`balance`] chooses.
+    pub fn choose(&self, index: usize, worker: usize, tried: &[Arc<Link>]) -> Option<Arc<Member>> {
         let table = self.table.load();
-        let links = table.get(index)?;
-        let untried = |link: &&Arc<Link>| !tried.iter().any(|other| Arc::ptr_eq(other, link));
-        let usable = |link: &&Arc<Link>| link.is_usable() && untried(link);
-        let fresh_peer = |link: &&Arc<Link>| !tried.iter().any(|other| Arc::ptr_eq(other.peer(), link.peer()));
-        two_choices(links.iter().filter(usable).filter(|l| l.worker() == worker && l.weight() > 0 && fresh_peer(l)))
-            .or_else(|| two_choices(links.iter().filter(usable).filter(|l| l.weight() > 0 && fresh_peer(l))))
-            .or_else(|| two_choices(links.iter().filter(usable)))
+        let now = clock::now();
+        let members = table.get(index)?;
+        let untried = |link: &Arc<Link>| !tried.iter().any(|other| Arc::ptr_eq(other, link));
+        let usable: Vec<_> = members.iter().filter(|m| m.link.is_usable() && untried(&m.link)).collect();
+        let fresh = |member: &Member| {
+            member.link.weight() > 0 && !tried.iter().any(|other| Arc::ptr_eq(other.peer(), member.link.peer()))
+        };
+        let ejected = usable.iter().filter(|member| member.is_ejected(now)).count();
+        let heeded = ejected * 2 <= usable.len();
+        let well = |member: &Member| !heeded || !member.is_ejected(now);
+        let of = |wanted: &dyn Fn(&Member) -> bool| {
+            let candidates: Vec<_> = usable.iter().copied().filter(|member| wanted(member)).collect();
+            balance::choose(&candidates, |below| fastrand::usize(..below), |member| member.cost(now)).copied().cloned()
+        };
+        of(&|member| fresh(member) && well(member) && member.link.worker() == worker)
+            .or_else(|| of(&|member| fresh(member) && well(member)))
+            .or_else(|| of(&|member| fresh(member)))
+            .or_else(|| of(&|_| true))
             // A drain never makes an outage: who drains serves on until another gateway is there.
-            .or_else(|| two_choices(links.iter().filter(|link| link.state() == LinkState::Draining && untried(link))))
+            .or_else(|| members.iter().find(|m| m.link.state() == LinkState::Draining && untried(&m.link)).cloned())
     }
 
     /// Like [`Self::choose`], but where the service lost its links just now, or all of them are suspect, waits for one
     /// to come back: a gateway that restarts or redials is not seen by clients.
-    pub async fn choose_or_wait(&self, index: usize, worker: usize, tried: &[Arc<Link>]) -> Option<Arc<Link>> {
+    pub async fn choose_or_wait(&self, index: usize, worker: usize, tried: &[Arc<Link>]) -> Option<Arc<Member>> {
         let mut until = None;
         loop {
             let changed = self.changed.notified();
-            if let Some(link) = self.choose(index, worker, tried) {
-                return Some(link);
+            if let Some(member) = self.choose(index, worker, tried) {
+                return Some(member);
             }
             let until = match until {
                 Some(until) => until,
@@ -106,7 +176,7 @@ impl Tunnels {
     pub fn has_other(&self, index: usize, peer: &Arc<Peer>) -> bool {
         let table = self.table.load();
         let mut links = table.get(index).into_iter().flatten();
-        links.any(|link| link.is_usable() && !Arc::ptr_eq(link.peer(), peer))
+        links.any(|member| member.link.is_usable() && !Arc::ptr_eq(member.link.peer(), peer))
     }
 
     /// Notes what a link wants to serve; `granted` are the names its certificate allows.
@@ -124,17 +194,22 @@ impl Tunnels {
             }
         }
         link.set_weight(register.weight);
-        let registration = Registration {
+        let member = Arc::new(Member {
             link: link.clone(),
-            sequence: register.sequence,
-            services,
-            awaits_ready: false,
-            moved: false,
-        };
+            stats: Mutex::new(Stats::new(clock::now())),
+            busy: AtomicBool::new(false),
+        });
+        let sequence = register.sequence;
+        let registration =
+            Registration { link: link.clone(), member, sequence, services, awaits_ready: false, moved: false };
         let mut registrations = self.registrations.lock();
         match registrations.iter_mut().find(|known| Arc::ptr_eq(&known.link, link)) {
             Some(known) if known.sequence > register.sequence => {}
-            Some(known) => *known = registration,
+            // What is known of the link stays.
+            Some(known) => {
+                known.sequence = registration.sequence;
+                known.services = registration.services;
+            }
             None => registrations.push(registration),
         }
         self.rebuild(&registrations);
@@ -150,6 +225,13 @@ impl Tunnels {
     /// Whether every gateway said that it has other PoPs ready.
     pub fn is_moved(&self) -> bool {
         self.registrations.lock().iter().all(|registration| registration.moved)
+    }
+
+    fn handle_load(&self, link: &Arc<Link>, busy: bool) {
+        let registrations = self.registrations.lock();
+        if let Some(known) = registrations.iter().find(|known| Arc::ptr_eq(&known.link, link)) {
+            known.member.busy.store(busy, Ordering::Relaxed);
+        }
     }
 
     fn handle_moved(&self, link: &Arc<Link>) {
@@ -209,7 +291,7 @@ impl Tunnels {
         for registration in registrations {
             for index in &registration.services {
                 if let Some(links) = table.get_mut(*index) {
-                    links.push(registration.link.clone());
+                    links.push(registration.member.clone());
                 }
             }
         }
@@ -241,17 +323,6 @@ impl Tunnels {
         });
         links.collect()
     }
-}
-
-/// The less loaded of two random ones.
-fn two_choices<'a>(links: impl Iterator<Item = &'a Arc<Link>> + Clone) -> Option<Arc<Link>> {
-    let count = links.clone().count();
-    if count == 0 {
-        return None;
-    }
-    let pick = || links.clone().nth(fastrand::usize(..count));
-    let (first, second) = (pick()?, pick()?);
-    Some(if first.in_flight() <= second.in_flight() { first } else { second }.clone())
 }
 
 /// One link's owner at an edge: knows what its certificate grants.
@@ -288,7 +359,7 @@ impl Owner for EdgeOwner {
                 self.tunnels.drain(link);
             }
             Control::Ready => self.tunnels.handle_moved(link),
-            Control::Load(_) => {}
+            Control::Load(load) => self.tunnels.handle_load(link, load.busy),
             other => tracing::debug!(?other, "unexpected control frame"),
         }
     }

@@ -1,0 +1,233 @@
+//! Which of several links (sans-IO): the power of two choices over cost, and ejection of links that do not answer.
+//!
+//! Cost = peak-EWMA of the time to head x (in flight + 1) / weight. A failure counts as a slow answer. A link that keeps
+//! requests waiting while no head comes at all, though its heartbeats may be fine (grey failure), is ejected for a second,
+//! doubling to a minute; so is one that fails several times in a row. Never more than half are ejected at once.
+//!
+//! Invariants: `choose` answers a candidate whenever there is one; an ejection ends by itself; any head ends it at once.
+
+use std::time::{Duration, Instant};
+
+/// Half-life of the smoothed time to head.
+const DECAY: Duration = Duration::from_secs(5);
+/// Assumed time to head of a link that answered nothing yet.
+const FRESH: Duration = Duration::from_millis(5);
+/// A new link's share grows to the whole over this time.
+const RAMP: Duration = Duration::from_secs(5);
+/// What a failure counts as.
+const PENALTY: Duration = Duration::from_secs(1);
+/// Without any head for this long (or three times its usual time) while requests wait, a link counts as grey.
+const SILENCE_MIN: Duration = Duration::from_millis(1_500);
+/// Failures in a row that eject.
+const FAILURES: u32 = 5;
+/// First ejection.
+const EJECTION: Duration = Duration::from_secs(1);
+/// Longest ejection.
+const EJECTION_MAX: Duration = Duration::from_secs(60);
+
+/// What is known of one link from its answers.
+#[derive(Clone, Debug)]
+pub struct Stats {
+    since: Instant,
+    ewma: f64,
+    updated: Instant,
+    waiting: u32,
+    /// The last head, or since when requests wait without one.
+    silent_since: Instant,
+    failures: u32,
+    ejections: u32,
+    ejected_until: Option<Instant>,
+}
+
+impl Stats {
+    /// A link that is new at `now`.
+    pub fn new(now: Instant) -> Self {
+        Self {
+            since: now,
+            ewma: FRESH.as_secs_f64(),
+            updated: now,
+            waiting: 0,
+            silent_since: now,
+            failures: 0,
+            ejections: 0,
+            ejected_until: None,
+        }
+    }
+
+    /// A request begins to wait for its head.
+    pub fn handle_begin(&mut self, now: Instant) {
+        if self.waiting == 0 {
+            self.silent_since = now;
+        }
+        self.waiting += 1;
+    }
+
+    /// A head came after `took`.
+    pub fn handle_head(&mut self, now: Instant, took: Duration) {
+        self.waiting = self.waiting.saturating_sub(1);
+        self.silent_since = now;
+        self.failures = 0;
+        self.ejections = 0;
+        self.ejected_until = None;
+        self.observe(now, took);
+    }
+
+    /// The link or its gateway failed a request.
+    pub fn handle_failure(&mut self, now: Instant) {
+        self.waiting = self.waiting.saturating_sub(1);
+        self.failures += 1;
+        self.observe(now, PENALTY);
+        if self.failures >= FAILURES {
+            self.eject(now);
+        }
+    }
+
+    /// A request ended without telling anything about the link.
+    pub fn handle_cancel(&mut self) {
+        self.waiting = self.waiting.saturating_sub(1);
+    }
+
+    /// Whether it is ejected now. Notices grey failure.
+    pub fn is_ejected(&mut self, now: Instant) -> bool {
+        if self.ejected_until.is_some_and(|until| until > now) {
+            return true;
+        }
+        let usual = Duration::from_secs_f64(self.ewma.clamp(0.0, 60.0));
+        let silent = now.saturating_duration_since(self.silent_since);
+        if self.waiting > 0 && silent > SILENCE_MIN.max(usual * 3) {
+            self.eject(now);
+            // One more chance after the ejection, not another one at once.
+            self.silent_since = now + self.ejection();
+            return true;
+        }
+        false
+    }
+
+    fn ejection(&self) -> Duration {
+        EJECTION.saturating_mul(1 << self.ejections.saturating_sub(1).min(10)).min(EJECTION_MAX)
+    }
+
+    fn eject(&mut self, now: Instant) {
+        self.failures = 0;
+        self.ejections = self.ejections.saturating_add(1);
+        self.ejected_until = Some(now + self.ejection());
+    }
+
+    fn observe(&mut self, now: Instant, took: Duration) {
+        let took = took.as_secs_f64();
+        let kept = self.decay(now);
+        // Peak: a slow answer counts at once, quick ones bring it down slowly.
+        self.ewma = if took > self.ewma { took } else { self.ewma * kept + took * (1.0 - kept) };
+        self.updated = now;
+    }
+
+    fn decay(&self, now: Instant) -> f64 {
+        let elapsed = now.saturating_duration_since(self.updated).as_secs_f64();
+        (-elapsed / DECAY.as_secs_f64()).exp2()
+    }
+
+    /// The cost of one more request. `busy`: the gateway would rather have none.
+    pub fn cost(&self, now: Instant, in_flight: usize, weight: u64, busy: bool) -> f64 {
+        // Without news the memory of a slow answer fades.
+        let kept = self.decay(now);
+        let latency = self.ewma * kept + FRESH.as_secs_f64().min(self.ewma) * (1.0 - kept);
+        let age = now.saturating_duration_since(self.since).as_secs_f64() / RAMP.as_secs_f64();
+        let ramp = age.clamp(0.1, 1.0);
+        #[allow(clippy::cast_precision_loss, reason = "a share of work, not an amount")]
+        let (load, weight) = ((in_flight + 1) as f64, weight.max(1) as f64);
+        let cost = latency * load / (weight * ramp);
+        if busy { cost * 4.0 } else { cost }
+    }
+}
+
+/// The cheaper of two random candidates. `random` draws a number below its argument; `cost` is asked at most twice.
+pub fn choose<T>(candidates: &[T], mut random: impl FnMut(usize) -> usize, cost: impl Fn(&T) -> f64) -> Option<&T> {
+    match candidates {
+        [] => None,
+        [only] => Some(only),
+        many => {
+            let first = random(many.len());
+            // A different one, each with the same chance.
+            let second = (first + 1 + random(many.len() - 1)) % many.len();
+            let (first, second) = (many.get(first)?, many.get(second)?);
+            Some(if cost(first) <= cost(second) { first } else { second })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn a_slow_link_costs_more_at_once_and_is_forgiven_with_time() {
+        let start = crate::clock::now();
+        let mut now = start + RAMP;
+        let (mut slow, mut quick) = (Stats::new(start), Stats::new(start));
+        for stats in [&mut slow, &mut quick] {
+            stats.handle_begin(now);
+            stats.handle_head(now, MS * 5);
+        }
+        slow.handle_begin(now);
+        slow.handle_head(now, MS * 500);
+        assert!(slow.cost(now, 0, 1, false) > 50.0 * quick.cost(now, 0, 1, false));
+        now += DECAY * 8;
+        assert!(slow.cost(now, 0, 1, false) < 2.0 * quick.cost(now, 0, 1, false));
+    }
+
+    #[test]
+    fn a_link_that_answers_nothing_while_requests_wait_is_ejected_within_two_seconds_and_tried_again() {
+        let start = crate::clock::now();
+        let mut stats = Stats::new(start);
+        stats.handle_begin(start);
+        assert!(!stats.is_ejected(start + MS * 1_400));
+        assert!(stats.is_ejected(start + MS * 1_600));
+        assert!(stats.is_ejected(start + MS * 2_500));
+        assert!(!stats.is_ejected(start + MS * 2_700), "one more chance");
+        stats.handle_head(start + MS * 2_800, MS * 2_800);
+        assert!(!stats.is_ejected(start + MS * 2_900));
+    }
+
+    #[test]
+    fn ejections_double_up_to_a_minute_and_any_head_ends_them() {
+        let mut now = crate::clock::now();
+        let mut stats = Stats::new(now);
+        let mut last = Duration::ZERO;
+        for _ in 0..12 {
+            (0..FAILURES).for_each(|_| stats.handle_failure(now));
+            let length = stats.ejected_until.unwrap() - now;
+            assert!(length >= last && length <= EJECTION_MAX);
+            last = length;
+            now += length;
+        }
+        assert_eq!(last, EJECTION_MAX);
+        stats.handle_head(now, MS);
+        assert!(!stats.is_ejected(now));
+    }
+
+    #[test]
+    fn a_new_link_gets_its_share_by_and_by_and_weight_counts() {
+        let now = crate::clock::now();
+        let stats = Stats::new(now);
+        assert!(stats.cost(now, 0, 1, false) > 5.0 * stats.cost(now + RAMP, 0, 1, false));
+        let later = now + RAMP;
+        assert!(stats.cost(later, 0, 1, false) > 1.9 * stats.cost(later, 0, 2, false));
+        assert!(stats.cost(later, 0, 1, true) > 3.9 * stats.cost(later, 0, 1, false));
+    }
+
+    proptest! {
+        #[test]
+        fn the_choice_is_the_cheaper_of_two_different_candidates(costs in proptest::collection::vec(0.0..9.0f64, 1..9), seed in any::<u64>()) {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let chosen = choose(&costs, |below| random.usize(..below), |cost| *cost);
+            let dearest = costs.iter().copied().fold(0.0, f64::max);
+            prop_assert!(chosen.is_some());
+            // The single dearest of several never wins.
+            let unique = costs.iter().filter(|cost| **cost == dearest).count() == 1;
+            prop_assert!(costs.len() == 1 || !unique || *chosen.unwrap() < dearest);
+        }
+    }
+}

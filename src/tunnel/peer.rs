@@ -179,8 +179,14 @@ impl Peer {
 
     /// Makes exchanges that would rather be elsewhere look again.
     pub(super) fn nudge(&self) {
-        let exchanges: Vec<_> = self.exchanges.lock().values().cloned().collect();
-        exchanges.iter().for_each(|exchange| exchange.nudge());
+        self.in_order().iter().for_each(|exchange| exchange.nudge());
+    }
+
+    /// All exchanges, the oldest first: who waits longest moves first, and the same way in each run of a simulation.
+    fn in_order(&self) -> Vec<Arc<Exchange>> {
+        let mut exchanges: Vec<_> = self.exchanges.lock().values().cloned().collect();
+        exchanges.sort_unstable_by_key(|exchange| exchange.counter());
+        exchanges
     }
 
     /// A usable link with little to do; waits for one if there is none.
@@ -197,12 +203,11 @@ impl Peer {
 
     /// Detaches everything from a link that is suspected or over.
     pub(super) fn evacuate(&self, link: &Arc<Link>) {
-        let exchanges: Vec<_> = self.exchanges.lock().values().cloned().collect();
-        exchanges.iter().for_each(|exchange| exchange.leave(link));
+        self.in_order().iter().for_each(|exchange| exchange.leave(link));
     }
 
     fn abort_all(&self) {
-        let exchanges: Vec<_> = self.exchanges.lock().drain().map(|(_, exchange)| exchange).collect();
+        let exchanges = self.in_order();
         let fault = lost(Side::Gateway);
         exchanges.iter().for_each(|exchange| exchange.abort(fault));
     }

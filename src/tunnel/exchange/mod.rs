@@ -261,7 +261,16 @@ impl Exchange {
             state.send.clear();
             wake(state);
         } else {
-            self.fail(state, code.fault());
+            self.handle_reset(state, code);
+        }
+    }
+
+    /// The other end gave up the attachment, or the exchange.
+    fn handle_reset(self: &Arc<Self>, state: &mut State, code: ResetCode) {
+        match code {
+            // It left this link and goes on on another: nothing is lost.
+            ResetCode::Stale => self.detach(state, ResetCode::Stale),
+            code => self.fail(state, code.fault()),
         }
     }
 
@@ -354,13 +363,11 @@ impl Exchange {
                 Poll::Ready(self.handle_received(state, bytes as u64).map(|()| count))
             }
             Ok(None) => Poll::Ready(Ok(0)),
-            Err(ReadError::Reset(code)) => {
-                let fault = ResetCode::from_varint(code).fault();
-                self.fail(state, fault);
-                Poll::Ready(Err(fault))
-            }
-            Err(_) => {
-                self.detach(state, ResetCode::Stale);
+            Err(error) => {
+                match error {
+                    ReadError::Reset(code) => self.handle_reset(state, ResetCode::from_varint(code)),
+                    _ => self.detach(state, ResetCode::Stale),
+                }
                 match state.failed {
                     Some(fault) => Poll::Ready(Err(fault)),
                     None if state.impatient && self.is_stranded(state) => Poll::Ready(Err(lost(Side::Tunnel))),

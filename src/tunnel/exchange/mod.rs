@@ -62,6 +62,8 @@ struct State {
     attachment: Option<Attachment>,
     /// Counts attachments; a stale one is refused.
     generation: u64,
+    /// The generation asked for last, also where no answer came: the other end may have taken it.
+    asked: u64,
     /// FIN went to the present attachment.
     finished: bool,
     /// The other end needs no more of what this one sends; the rest is dropped, the exchange goes on.
@@ -128,6 +130,7 @@ impl Exchange {
                 recv: Receiver::new(settings.window, settings.window_max),
                 attachment: Some(Attachment { link, send: streams.0, recv: streams.1, lead: lead.freeze() }),
                 generation: 0,
+                asked: 0,
                 finished: false,
                 unwanted: false,
                 stopped: false,
@@ -450,17 +453,16 @@ impl Exchange {
         }
     }
 
-    /// The RESUME to send, if the exchange is detached and alive.
-    pub(super) fn resume_point(&self) -> Option<Preamble> {
-        let state = self.state.lock();
-        let (received, window) = state.recv.resume_point();
-        let generation = state.generation + 1;
-        (state.failed.is_none() && state.attachment.is_none()).then_some(Preamble::Resume {
-            counter: self.counter,
-            generation,
-            received,
-            window,
-        })
+    /// The RESUME to send and its generation, a new one each time, if the exchange is detached and anyone needs it.
+    pub(super) fn resume_point(&self) -> Option<(u64, Preamble)> {
+        let mut state = self.state.lock();
+        if state.failed.is_some() || state.attachment.is_some() || state.halves == 0 {
+            return None;
+        }
+        let (counter, (received, window)) = (self.counter, state.recv.resume_point());
+        let generation = state.generation.max(state.asked) + 1;
+        state.asked = generation;
+        Some((generation, Preamble::Resume { counter, generation, received, window }))
     }
 
     /// How many attachments it has had, the first not counted.

@@ -116,6 +116,8 @@ pub struct Link {
     outbox: Mutex<Outbox>,
     wake: Notify,
     overflow: AtomicBool,
+    /// Probes sent.
+    probes: AtomicU64,
 }
 
 impl Link {
@@ -224,14 +226,24 @@ impl Link {
         outbox.frames.split().freeze()
     }
 
-    /// Suspicion from what an exchange met: no new work until it is heard again.
-    pub(super) fn suspect(&self) {
-        let _ = self.state.compare_exchange(
-            LinkState::Ready as u8,
-            LinkState::Suspect as u8,
-            Ordering::AcqRel,
-            Ordering::Acquire,
-        );
+    /// Suspicion from what an exchange met: no new work until a probe came back. That packets are heard says nothing
+    /// about the other direction.
+    pub(super) fn doubt(&self) {
+        if self.change_state(LinkState::Ready, LinkState::Suspect) {
+            self.send(&Control::Probe(self.probes.fetch_add(1, Ordering::Relaxed)));
+        }
+    }
+
+    /// An answer to a probe: both directions pass.
+    fn handle_probed(&self, number: u64) {
+        if number + 1 == self.probes.load(Ordering::Relaxed) && self.change_state(LinkState::Suspect, LinkState::Ready) {
+            self.peer.notify();
+        }
+    }
+
+    fn change_state(&self, from: LinkState, to: LinkState) -> bool {
+        let (from, to) = (from as u8, to as u8);
+        self.state.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
     /// Opens an exchange (at an edge): nothing is on the wire yet when this returns.
@@ -338,6 +350,7 @@ pub async fn handshake(
         outbox: Mutex::default(),
         wake: Notify::new(),
         overflow: AtomicBool::new(false),
+        probes: AtomicU64::new(0),
     });
     link.peer.add_link(link.clone());
     Ok((link, control))
@@ -421,7 +434,8 @@ fn is_overdue(out: &Bytes, since: std::time::Instant) -> bool {
 fn handle(link: &Arc<Link>, owner: &dyn Owner, frame: Control) {
     match frame {
         Control::Ack(acks) => link.peer.handle_acks(&acks),
-        Control::Heartbeat(_) | Control::Probed(_) => {}
+        Control::Heartbeat(_) => {}
+        Control::Probed(number) => link.handle_probed(number),
         Control::Probe(number) => link.send(&Control::Probed(number)),
         other => owner.handle_control(link, other),
     }
@@ -474,7 +488,7 @@ impl Pulse {
             Judgement::Suspect => {
                 metrics.suspicions.inc();
                 tracing::info!(peer = %link.peer.node(), "suspect: nothing heard on a link with exchanges in flight");
-                link.suspect();
+                link.change_state(LinkState::Ready, LinkState::Suspect);
                 owner.handle_suspect(link);
                 if link.peer.has_other(link) {
                     link.peer.evacuate(link);
@@ -485,8 +499,8 @@ impl Pulse {
             Judgement::Cleared => {
                 metrics.false_suspicions.inc();
                 tracing::info!(peer = %link.peer.node(), "heard again: no longer suspect");
-                if link.state() == LinkState::Suspect {
-                    link.set_state(LinkState::Ready);
+                if link.change_state(LinkState::Suspect, LinkState::Ready) {
+                    link.peer.notify();
                 }
             }
         }

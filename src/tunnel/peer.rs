@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use super::code::CloseCode;
 use super::control::{Ack, Hello};
 use super::exchange::retention::Budget;
 use super::exchange::{Exchange, lost};
@@ -189,12 +190,16 @@ impl Peer {
         exchanges
     }
 
+    /// A usable link with little to do.
+    pub(super) fn any_link(&self) -> Option<Arc<Link>> {
+        self.links.lock().iter().filter(|link| link.is_usable()).min_by_key(|link| link.in_flight()).cloned()
+    }
+
     /// A usable link with little to do; waits for one if there is none.
     pub(super) async fn link(&self) -> Arc<Link> {
         loop {
             let changed = self.changed.notified();
-            let best = self.links.lock().iter().filter(|link| link.is_usable()).min_by_key(|l| l.in_flight()).cloned();
-            match best {
+            match self.any_link() {
                 Some(link) => return link,
                 None => changed.await,
             }
@@ -262,6 +267,8 @@ impl Peers {
         drop(by_node);
         if let Some(old) = old {
             old.abort_all();
+            // Nobody is at their other end: work sent there would wait for a verdict.
+            old.links().iter().for_each(|link| link.close(CloseCode::Done, "a new instance came"));
         }
         peer
     }

@@ -116,6 +116,8 @@ pub struct Link {
     outbox: Mutex<Outbox>,
     wake: Notify,
     overflow: AtomicBool,
+    /// Probes sent.
+    probes: AtomicU64,
 }
 
 impl Link {
@@ -227,14 +229,24 @@ impl Link {
         outbox.frames.split().freeze()
     }
 
-    /// Suspicion from what an exchange met: no new work until it is heard again.
-    pub(super) fn suspect(&self) {
-        let _ = self.state.compare_exchange(
-            LinkState::Ready as u8,
-            LinkState::Suspect as u8,
-            Ordering::AcqRel,
-            Ordering::Acquire,
-        );
+    /// Suspicion from what an exchange met: no new work until a probe came back. That packets are heard says nothing
+    /// about the other direction.
+    pub(super) fn doubt(&self) {
+        if self.change_state(LinkState::Ready, LinkState::Suspect) {
+            self.send(&Control::Probe(self.probes.fetch_add(1, Ordering::Relaxed)));
+        }
+    }
+
+    /// An answer to a probe: both directions pass.
+    fn handle_probed(&self, number: u64) {
+        if number + 1 == self.probes.load(Ordering::Relaxed) && self.change_state(LinkState::Suspect, LinkState::Ready) {
+            self.peer.notify();
+        }
+    }
+
+    fn change_state(&self, from: LinkState, to: LinkState) -> bool {
+        let (from, to) = (from as u8, to as u8);
+        self.state.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
     /// Opens an exchange (at an edge): nothing is on the wire yet when this returns.
@@ -269,26 +281,38 @@ pub struct ControlStream {
 impl ControlStream {
     /// The next frame; waits for it.
     async fn read(&mut self) -> Result<Control, LinkError> {
-        loop {
-            if let Some(frame) = self.decoder.poll_frame()? {
-                return Ok(frame);
-            }
-            match self.recv.read_chunk(64 << 10, true).await {
-                Ok(Some(chunk)) => self.decoder.push(&chunk.bytes),
-                Ok(None) => return Err(LinkError::Control("ended".into())),
-                Err(quinn::ReadError::ConnectionLost(error)) => return Err(error.into()),
-                Err(error) => return Err(LinkError::Control(error.to_string())),
-            }
-        }
+        read_frame(&mut self.recv, &mut self.decoder).await
     }
 
-    async fn write(&mut self, bytes: Bytes) -> Result<(), LinkError> {
-        match tokio::time::timeout(HELLO_TIMEOUT, self.send.write_chunk(bytes)).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(quinn::WriteError::ConnectionLost(error))) => Err(error.into()),
-            Ok(Err(error)) => Err(LinkError::Control(error.to_string())),
-            Err(_) => Err(LinkError::Control("the other end does not read".into())),
+    /// Writes all of it. Has no deadline of its own.
+    async fn write(&mut self, mut bytes: Bytes) -> Result<(), LinkError> {
+        while !bytes.is_empty() {
+            write_some(&mut self.send, &mut bytes).await?;
         }
+        Ok(())
+    }
+}
+
+async fn read_frame(recv: &mut RecvStream, decoder: &mut ControlDecoder) -> Result<Control, LinkError> {
+    loop {
+        if let Some(frame) = decoder.poll_frame()? {
+            return Ok(frame);
+        }
+        match recv.read_chunk(64 << 10, true).await {
+            Ok(Some(chunk)) => decoder.push(&chunk.bytes),
+            Ok(None) => return Err(LinkError::Control("ended".into())),
+            Err(quinn::ReadError::ConnectionLost(error)) => return Err(error.into()),
+            Err(error) => return Err(LinkError::Control(error.to_string())),
+        }
+    }
+}
+
+/// Writes what the stream takes off the front of `bytes`; when dropped before it is ready, nothing was written.
+async fn write_some(send: &mut SendStream, bytes: &mut Bytes) -> Result<(), LinkError> {
+    match send.write_chunks(std::slice::from_mut(bytes)).await {
+        Ok(_) => Ok(()),
+        Err(quinn::WriteError::ConnectionLost(error)) => Err(error.into()),
+        Err(error) => Err(LinkError::Control(error.to_string())),
     }
 }
 
@@ -329,6 +353,7 @@ pub async fn handshake(
         outbox: Mutex::default(),
         wake: Notify::new(),
         overflow: AtomicBool::new(false),
+        probes: AtomicU64::new(0),
     });
     link.peer.add_link(link.clone());
     Ok((link, control))
@@ -359,6 +384,7 @@ pub async fn run(link: Arc<Link>, mut control: ControlStream, owner: Arc<dyn Own
     metrics.links.inc();
     metrics.links_opened.inc();
     let error = tokio::select! {
+        biased;
         error = drive_control(&link, &mut control, &*owner) => error,
         error = accept_streams(&link, &owner, tasks) => error,
     };
@@ -376,22 +402,25 @@ pub async fn run(link: Arc<Link>, mut control: ControlStream, owner: Arc<dyn Own
     error
 }
 
+/// Each turn does one thing. What must not wait comes first: a heartbeat and its judgement are late for nothing, not even
+/// for a control stream that the path does not take; received frames come before more is sent, as they may end a wait.
 async fn drive_control(link: &Arc<Link>, control: &mut ControlStream, owner: &dyn Owner) -> LinkError {
     let mut pulse = Pulse::new(link.clone());
+    let (mut out, mut progress) = (Bytes::new(), clock::now());
     loop {
         let interval = pulse.liveness.interval(link.in_flight() > 0);
+        let ControlStream { send, recv, decoder } = &mut *control;
         let step = tokio::select! {
-            frame = control.read() => match frame {
-                Ok(frame) => { handle(link, owner, frame); Ok(()) }
-                Err(error) => Err(error),
-            },
-            () = link.wake.notified() => control.write(link.take_outbox()).await,
-            () = tokio::time::sleep_until(pulse.due(interval)) => match pulse.tick(owner) {
-                Err(error) => Err(error),
-                Ok(()) => control.write(link.take_outbox()).await,
-            },
+            biased;
+            () = tokio::time::sleep_until(pulse.due(interval)) => pulse.tick(owner),
+            written = write_some(send, &mut out), if !out.is_empty() => written,
+            frame = read_frame(recv, decoder) => frame.map(|frame| handle(link, owner, frame)),
+            () = link.wake.notified(), if out.is_empty() => Ok(()),
         };
-        if link.overflow.load(Ordering::Relaxed) {
+        if out.is_empty() {
+            (out, progress) = (link.take_outbox(), clock::now());
+        }
+        if link.overflow.load(Ordering::Relaxed) || is_overdue(&out, progress) {
             return LinkError::Control("the other end does not read".into());
         }
         if let Err(error) = step {
@@ -400,10 +429,16 @@ async fn drive_control(link: &Arc<Link>, control: &mut ControlStream, owner: &dy
     }
 }
 
+/// Whether the other end took none of `out` for too long.
+fn is_overdue(out: &Bytes, since: std::time::Instant) -> bool {
+    !out.is_empty() && clock::now().saturating_duration_since(since) > HELLO_TIMEOUT
+}
+
 fn handle(link: &Arc<Link>, owner: &dyn Owner, frame: Control) {
     match frame {
         Control::Ack(acks) => link.peer.handle_acks(&acks),
-        Control::Heartbeat(_) | Control::Probed(_) => {}
+        Control::Heartbeat(_) => {}
+        Control::Probed(number) => link.handle_probed(number),
         Control::Probe(number) => link.send(&Control::Probed(number)),
         other => owner.handle_control(link, other),
     }
@@ -456,7 +491,7 @@ impl Pulse {
             Judgement::Suspect => {
                 metrics.suspicions.inc();
                 tracing::info!(peer = %link.peer.node(), "suspect: nothing heard on a link with exchanges in flight");
-                link.suspect();
+                link.change_state(LinkState::Ready, LinkState::Suspect);
                 owner.handle_suspect(link);
                 if link.peer.has_other(link) {
                     link.peer.evacuate(link);
@@ -467,8 +502,8 @@ impl Pulse {
             Judgement::Cleared => {
                 metrics.false_suspicions.inc();
                 tracing::info!(peer = %link.peer.node(), "heard again: no longer suspect");
-                if link.state() == LinkState::Suspect {
-                    link.set_state(LinkState::Ready);
+                if link.change_state(LinkState::Suspect, LinkState::Ready) {
+                    link.peer.notify();
                 }
             }
         }

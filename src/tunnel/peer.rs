@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use super::code::CloseCode;
 use super::control::{Ack, Hello};
 use super::exchange::retention::Budget;
 use super::exchange::{Exchange, lost};
@@ -181,16 +182,26 @@ impl Peer {
 
     /// Makes exchanges that would rather be elsewhere look again.
     pub(super) fn nudge(&self) {
-        let exchanges: Vec<_> = self.exchanges.lock().values().cloned().collect();
-        exchanges.iter().for_each(|exchange| exchange.nudge());
+        self.in_order().iter().for_each(|exchange| exchange.nudge());
+    }
+
+    /// All exchanges, the oldest first: who waits longest moves first, and the same way in each run of a simulation.
+    fn in_order(&self) -> Vec<Arc<Exchange>> {
+        let mut exchanges: Vec<_> = self.exchanges.lock().values().cloned().collect();
+        exchanges.sort_unstable_by_key(|exchange| exchange.counter());
+        exchanges
+    }
+
+    /// A usable link with little to do.
+    pub(super) fn any_link(&self) -> Option<Arc<Link>> {
+        self.links.lock().iter().filter(|link| link.is_usable()).min_by_key(|link| link.in_flight()).cloned()
     }
 
     /// A usable link with little to do; waits for one if there is none.
     pub(super) async fn link(&self) -> Arc<Link> {
         loop {
             let changed = self.changed.notified();
-            let best = self.links.lock().iter().filter(|link| link.is_usable()).min_by_key(|l| l.in_flight()).cloned();
-            match best {
+            match self.any_link() {
                 Some(link) => return link,
                 None => changed.await,
             }
@@ -199,8 +210,7 @@ impl Peer {
 
     /// Detaches everything from a link that is suspected or over.
     pub(super) fn evacuate(&self, link: &Arc<Link>) {
-        let exchanges: Vec<_> = self.exchanges.lock().values().cloned().collect();
-        exchanges.iter().for_each(|exchange| exchange.leave(link));
+        self.in_order().iter().for_each(|exchange| exchange.leave(link));
     }
 
     /// A link is ready: what lived with the process's last run is over, and may be begun again here.
@@ -209,11 +219,13 @@ impl Peer {
         if let Some(predecessor) = predecessor {
             predecessor.retire_predecessor();
             predecessor.abort_all();
+            // Nobody is at their other end: work sent there would wait for a verdict.
+            predecessor.links().iter().for_each(|link| link.close(CloseCode::Done, "a new instance came"));
         }
     }
 
     fn abort_all(&self) {
-        let exchanges: Vec<_> = self.exchanges.lock().drain().map(|(_, exchange)| exchange).collect();
+        let exchanges = self.in_order();
         let fault = lost(Side::Gateway);
         exchanges.iter().for_each(|exchange| exchange.abort(fault));
     }

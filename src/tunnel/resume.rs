@@ -51,11 +51,13 @@ async fn attach_somewhere(exchange: &Arc<Exchange>) {
             exchange.nudge();
         }
         let link = exchange.peer().link().await;
-        let Some(preamble) = exchange.resume_point() else { return };
-        match resume_on(exchange, &link, preamble).await {
+        let Some((generation, preamble)) = exchange.resume_point() else { return };
+        match resume_on(exchange, &link, generation, preamble).await {
             Ok(()) => return,
+            // The other end left this link too, before the answer came: there may be another.
+            Err(Attempt::Refused(ResetCode::Stale)) => {}
             Err(Attempt::Refused(code)) => return exchange.abort(code.fault()),
-            Err(Attempt::Lost) => link.suspect(),
+            Err(Attempt::Lost) => link.doubt(),
         }
     }
 }
@@ -67,19 +69,45 @@ enum Attempt {
     Refused(ResetCode),
 }
 
-async fn resume_on(exchange: &Arc<Exchange>, link: &Arc<Link>, preamble: Preamble) -> Result<(), Attempt> {
-    let generation = exchange.generation() + 1;
-    let attempt = async {
-        let (mut send, mut recv) = link.connection().open_bi().await.map_err(|_| Attempt::Lost)?;
+/// Streams on which no exchange rides yet. Given up as stale when dropped: the other end may ride on them already, and
+/// a clean end would look like the end of its data.
+struct Streams(Option<(SendStream, RecvStream)>);
+
+impl Streams {
+    async fn resume(&mut self, preamble: Preamble, expected: u64) -> Result<(u64, u64), Attempt> {
+        let Some((send, recv)) = &mut self.0 else { return Err(Attempt::Lost) };
         let mut out = BytesMut::new();
         preamble.encode(&mut out);
         send.write_chunk(out.freeze()).await.map_err(|_| Attempt::Lost)?;
-        let point = read_answer(&mut recv, generation).await?;
-        Ok((point, send, recv))
+        read_answer(recv, expected).await
+    }
+}
+
+impl Drop for Streams {
+    fn drop(&mut self) {
+        if let Some((send, recv)) = &mut self.0 {
+            refuse(send, recv, ResetCode::Stale);
+        }
+    }
+}
+
+async fn resume_on(
+    exchange: &Arc<Exchange>,
+    link: &Arc<Link>,
+    generation: u64,
+    preamble: Preamble,
+) -> Result<(), Attempt> {
+    let attempt = async {
+        let mut streams = Streams(Some(link.connection().open_bi().await.map_err(|_| Attempt::Lost)?));
+        let point = streams.resume(preamble, generation).await?;
+        Ok((point, streams))
     };
-    let (point, send, recv) = tokio::time::timeout(ANSWER_TIMEOUT, attempt).await.unwrap_or(Err(Attempt::Lost))?;
-    // A failure to attach has failed the exchange: nothing is left to try.
-    let _: Result<(), Fault> = exchange.attach(generation, point, link.clone(), (send, recv));
+    let (point, mut streams) =
+        tokio::time::timeout(ANSWER_TIMEOUT, attempt).await.unwrap_or(Err(Attempt::Lost))?;
+    if let Some(streams) = streams.0.take() {
+        // A failure to attach has failed the exchange: nothing is left to try.
+        let _: Result<(), Fault> = exchange.attach(generation, point, link.clone(), streams);
+    }
     Ok(())
 }
 

@@ -15,14 +15,14 @@ pub mod retention;
 pub mod sender;
 
 use std::future::Future;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use bytes::{Buf, Bytes, BytesMut};
 use parking_lot::Mutex;
-use quinn::{ReadError, RecvStream, SendStream, WriteError};
+use quinn::{ReadError, RecvStream, SendStream, StoppedError, VarInt, WriteError};
 
 use self::preamble::Preamble;
 use self::receiver::Receiver;
@@ -46,9 +46,26 @@ struct Attachment {
     recv: RecvStream,
     /// What is left of the preamble that opens the stream; not part of the direction's bytes.
     lead: Bytes,
+    /// Made when a writer first waits for credit, not for the stream, which would tell it of STOP_SENDING.
+    stopped: Option<Stopped>,
 }
 
+type Stopped = Pin<Box<dyn Future<Output = Result<Option<VarInt>, StoppedError>> + Send + Sync>>;
+
 impl Attachment {
+    fn new(link: Arc<Link>, (send, recv): (SendStream, RecvStream), lead: Bytes) -> Self {
+        Self { link, send, recv, lead, stopped: None }
+    }
+
+    /// Whether the other end stopped what is sent here, or the link is lost; wakes `cx` when that changes.
+    fn poll_stopped(&mut self, cx: &mut Context<'_>) -> Option<Result<VarInt, StoppedError>> {
+        let send = &self.send;
+        let stopped = self.stopped.get_or_insert_with(|| Box::pin(send.stopped()));
+        let Poll::Ready(outcome) = stopped.as_mut().poll(cx) else { return None };
+        self.stopped = None;
+        outcome.transpose()
+    }
+
     /// Gives the streams up with `code`; never a clean end.
     fn abandon(mut self, code: ResetCode) {
         let _ = self.send.reset(code.varint());
@@ -62,6 +79,8 @@ struct State {
     attachment: Option<Attachment>,
     /// Counts attachments; a stale one is refused.
     generation: u64,
+    /// The generation asked for last, also where no answer came: the other end may have taken it.
+    asked: u64,
     /// FIN went to the present attachment.
     finished: bool,
     /// The other end needs no more of what this one sends; the rest is dropped, the exchange goes on.
@@ -126,8 +145,9 @@ impl Exchange {
             state: Mutex::new(State {
                 send: Sender::new(peer.credit(), settings.budget.clone()),
                 recv: Receiver::new(settings.window, settings.window_max),
-                attachment: Some(Attachment { link, send: streams.0, recv: streams.1, lead: lead.freeze() }),
+                attachment: Some(Attachment::new(link, streams, lead.freeze())),
                 generation: 0,
+                asked: 0,
                 finished: false,
                 unwanted: false,
                 stopped: false,
@@ -176,7 +196,7 @@ impl Exchange {
             if let Some(fault) = state.failed {
                 return Poll::Ready(Err(fault));
             }
-            if state.unwanted {
+            if state.unwanted || (self.owner && state.halves == 0) {
                 return Poll::Ready(Ok(()));
             }
             if state.driving != driver {
@@ -191,8 +211,15 @@ impl Exchange {
             let filled = state.send.poll_transmit(rest);
             if filled == 0 {
                 if state.send.is_blocked_by_credit() {
-                    self.peer.metrics().credit_waits.inc();
-                    return park(state.flush_slot(driver), cx);
+                    match attachment.poll_stopped(cx) {
+                        None => {
+                            self.peer.metrics().credit_waits.inc();
+                            return park(state.flush_slot(driver), cx);
+                        }
+                        Some(Ok(code)) => self.handle_stopped(state, ResetCode::from_varint(code)),
+                        Some(Err(_)) => self.detach(state, ResetCode::Stale),
+                    }
+                    continue;
                 }
                 if state.send.is_ended() && !state.finished {
                     state.finished = true;
@@ -266,7 +293,16 @@ impl Exchange {
             state.send.clear();
             wake(state);
         } else {
-            self.fail(state, code.fault());
+            self.handle_reset(state, code);
+        }
+    }
+
+    /// The other end gave up the attachment, or the exchange.
+    fn handle_reset(self: &Arc<Self>, state: &mut State, code: ResetCode) {
+        match code {
+            // It left this link and goes on on another: nothing is lost.
+            ResetCode::Stale => self.detach(state, ResetCode::Stale),
+            code => self.fail(state, code.fault()),
         }
     }
 
@@ -359,13 +395,11 @@ impl Exchange {
                 Poll::Ready(self.handle_received(state, bytes as u64).map(|()| count))
             }
             Ok(None) => Poll::Ready(Ok(0)),
-            Err(ReadError::Reset(code)) => {
-                let fault = ResetCode::from_varint(code).fault();
-                self.fail(state, fault);
-                Poll::Ready(Err(fault))
-            }
-            Err(_) => {
-                self.detach(state, ResetCode::Stale);
+            Err(error) => {
+                match error {
+                    ReadError::Reset(code) => self.handle_reset(state, ResetCode::from_varint(code)),
+                    _ => self.detach(state, ResetCode::Stale),
+                }
                 match state.failed {
                     Some(fault) => Poll::Ready(Err(fault)),
                     None if state.impatient && self.is_stranded(state) => Poll::Ready(Err(lost(Side::Tunnel))),
@@ -448,17 +482,16 @@ impl Exchange {
         }
     }
 
-    /// The RESUME to send, if the exchange is detached and alive.
-    pub(super) fn resume_point(&self) -> Option<Preamble> {
-        let state = self.state.lock();
-        let (received, window) = state.recv.resume_point();
-        let generation = state.generation + 1;
-        (state.failed.is_none() && state.attachment.is_none()).then_some(Preamble::Resume {
-            counter: self.counter,
-            generation,
-            received,
-            window,
-        })
+    /// The RESUME to send and its generation, a new one each time, if the exchange is detached and anyone needs it.
+    pub(super) fn resume_point(&self) -> Option<(u64, Preamble)> {
+        let mut state = self.state.lock();
+        if state.failed.is_some() || state.attachment.is_some() || state.halves == 0 {
+            return None;
+        }
+        let (counter, (received, window)) = (self.counter, state.recv.resume_point());
+        let generation = state.generation.max(state.asked) + 1;
+        state.asked = generation;
+        Some((generation, Preamble::Resume { counter, generation, received, window }))
     }
 
     /// How many attachments it has had, the first not counted.
@@ -490,12 +523,14 @@ impl Exchange {
         streams: (SendStream, RecvStream),
     ) -> Result<(), Fault> {
         let state = &mut *self.state.lock();
-        let mut attachment = Attachment { link, send: streams.0, recv: streams.1, lead: Bytes::new() };
+        let mut attachment = Attachment::new(link, streams, Bytes::new());
         if state.failed.is_some() || generation < state.generation {
             attachment.abandon(ResetCode::Stale);
             return Err(state.failed.unwrap_or(ResetCode::Stale.fault()));
         }
-        match state.send.handle_resume(offset, window) {
+        // What the other end does not want, it may have received any part of.
+        let rewound = if state.unwanted { Ok(0) } else { state.send.handle_resume(offset, window) };
+        match rewound {
             Ok(again) => {
                 self.peer.metrics().resumed.inc();
                 self.peer.metrics().bytes_again.inc_by(again);
@@ -506,7 +541,7 @@ impl Exchange {
                     let _ = attachment.recv.stop(ResetCode::Done.varint());
                 }
                 state.attachment = Some(attachment);
-                if !std::mem::replace(&mut state.driving, true) {
+                if !state.unwanted && !std::mem::replace(&mut state.driving, true) {
                     super::resume::drive(self.clone());
                 }
                 wake(state);
@@ -538,8 +573,13 @@ impl Exchange {
     fn complete_read(self: &Arc<Self>) {
         let mut state = self.state.lock();
         let (offset, window) = state.recv.final_ack();
-        let Some(attachment) = &mut state.attachment else { return };
-        attachment.link.ack(Ack { exchange: self.counter, offset, window }, false);
+        let ack = Ack { exchange: self.counter, offset, window };
+        let Some(attachment) = &mut state.attachment else {
+            drop(state);
+            // Any link will do: the other end need not keep for a resume what is all here.
+            return self.peer.any_link().into_iter().for_each(|link| link.ack(ack, true));
+        };
+        attachment.link.ack(ack, false);
         // Take the FIN, if it is there: a stream dropped before its end sends STOP_SENDING.
         let mut none = [const { Bytes::new() }; 1];
         let _ = pin!(attachment.recv.read_chunks(&mut none)).poll(&mut Context::from_waker(Waker::noop()));
@@ -557,6 +597,7 @@ impl Exchange {
                 attachment.link.detach();
             }
             state.send.clear();
+            wake(&mut state);
             drop(state);
             self.peer.remove(self.counter);
         } else {

@@ -33,7 +33,7 @@ pub struct Edge {
     /// Authority to service.
     pub routes: Routes,
     /// Early refusals.
-    pub filter: FilterState,
+    pub filter: Arc<FilterState>,
     /// Who hears of every request.
     pub observer: Observer,
     /// This hop's `Via`.

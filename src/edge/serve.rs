@@ -60,8 +60,9 @@ impl Serve for Spine {
             None => self.answer(request, &id, trusted, &mut record, interim).await,
             Some(timeout) => {
                 let late = Fault::new(Stage::Dispatch, Side::Upstream, Kind::ResponseTimeout);
+                let left = timeout.saturating_sub(record.age());
                 let answer = self.answer(request, &id, trusted, &mut record, interim);
-                tokio::time::timeout(timeout, answer).await.unwrap_or(Err(late))
+                tokio::time::timeout(left, answer).await.unwrap_or(Err(late))
             }
         };
         let (mut head, body) = outcome.unwrap_or_else(|fault| self.edge.refuse(fault, &mut record));

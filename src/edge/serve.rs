@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, PROXY_AUTHORIZATION, RETRY_AFTER};
 use http::{HeaderMap, StatusCode};
 use ipnet::IpNet;
 
@@ -132,6 +132,8 @@ impl Edge {
             host: head.authority.as_str(),
             trusted,
         };
+        // Credentials for a proxy that asked for them; this one does not (RFC 9110 section 11.7.2).
+        head.headers.remove(PROXY_AUTHORIZATION);
         fields::set_forwarded(&mut head.headers, &forwarding);
         self.via.append(&mut head.headers, request.client.protocol.version());
         self.filter.mark(&mut head.headers);

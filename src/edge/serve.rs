@@ -14,7 +14,7 @@ use super::filter::{self, FilterState, filter};
 use super::listener::{Client, Interim, Protocol, Request, Response, Serve};
 use super::route::Routes;
 use crate::config::Limits;
-use crate::fault::{Fault, Kind, Retry, Side, Stage};
+use crate::fault::{Fault, Kind, Side, Stage};
 use crate::fields::{self, Forwarding, Via};
 use crate::observe::record::{Observer, Opening, Record, Wire};
 use crate::tunnel::message::{Meta, ResponseHead};
@@ -146,7 +146,7 @@ impl Edge {
         let mut headers = HeaderMap::with_capacity(8);
         fields::append_proxy_status(&mut headers, &self.name, &fault);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-        if fault.retry == Retry::Anywhere || status == StatusCode::TOO_MANY_REQUESTS {
+        if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
             headers.insert(RETRY_AFTER, RETRY_AFTER_SECONDS);
         }
         if status == StatusCode::METHOD_NOT_ALLOWED {

@@ -87,8 +87,9 @@ impl Dispatch {
         outbound.meta.bodiless = body.is_end_stream();
         let received = (!outbound.meta.bodiless).then(|| record.received());
         let mut source = Source::new(body, received, self.budget.clone());
+        let mut last = None;
         loop {
-            let (link, writer, reader) = self.open(outbound.service, &mut tried).await?;
+            let (link, writer, reader) = self.open(outbound.service, &mut tried, last).await?;
             record.dispatched(link.peer().node());
             let failure = match self.attempt(&outbound, &mut source, (writer, reader), interim).await {
                 Ok((head, reader, unsent)) => {
@@ -112,20 +113,27 @@ impl Dispatch {
                 "replay"
             );
             outbound.meta.attempt += 1;
+            last = Some(failure.fault);
             source.rewind();
         }
     }
 
-    /// An exchange on a link that takes one. Nothing is sent by failing to open, so every link may be tried.
+    /// An exchange on a link that takes one. Nothing is sent by failing to open, so every link may be tried. With none
+    /// left, the `last` attempt's fault tells more than that there is none.
     async fn open(
         &self,
         service: usize,
         tried: &mut Vec<Arc<Link>>,
+        last: Option<Fault>,
     ) -> Result<(Arc<Link>, ExchangeWriter, ExchangeReader), Fault> {
         loop {
             let unavailable =
-                || Fault::new(Stage::Dispatch, Side::Tunnel, Kind::DestinationUnavailable).with_retry(Retry::Anywhere);
-            let link = self.tunnels.choose_or_wait(service, self.worker, tried).await.ok_or_else(unavailable)?;
+                Fault::new(Stage::Dispatch, Side::Tunnel, Kind::DestinationUnavailable).with_retry(Retry::Anywhere);
+            let link = match last.is_none_or(|fault| is_worth_a_wait(&fault)) {
+                true => self.tunnels.choose_or_wait(service, self.worker, tried).await,
+                false => self.tunnels.choose(service, self.worker, tried),
+            };
+            let link = link.ok_or(last.unwrap_or(unavailable))?;
             tried.push(link.clone());
             if let Some((writer, reader)) = link.open() {
                 return Ok((link, writer, reader));
@@ -211,7 +219,7 @@ impl Dispatch {
     /// Sends a bodiless request that the client does not know of: the rest of a response.
     pub async fn send_rest(&self, outbound: &Outbound) -> Result<(ResponseHead, ExchangeReader), Fault> {
         let mut source = Source::new(RequestBody::Empty, None, self.budget.clone());
-        let (_, writer, reader) = self.open(outbound.service, &mut Vec::new()).await?;
+        let (_, writer, reader) = self.open(outbound.service, &mut Vec::new(), None).await?;
         match self.attempt(outbound, &mut source, (writer, reader), &mut NoInterim).await {
             Ok((head, reader, _)) => Ok((head, reader)),
             Err(failure) => Err(failure.fault),
@@ -246,6 +254,12 @@ impl Future for Sleeping<'_> {
             Self::Until(sleep) => sleep.as_mut().poll(cx),
         }
     }
+}
+
+/// Whether a link that comes back may do better after this fault. An upstream that refuses, or a full queue before it, is
+/// no matter of links.
+fn is_worth_a_wait(fault: &Fault) -> bool {
+    fault.side != Side::Upstream && fault.kind != Kind::ConnectionLimitReached
 }
 
 fn malformed() -> Fault {

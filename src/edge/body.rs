@@ -79,8 +79,10 @@ impl ResponseBody {
         Self { source: Source::Full(body), rest: None, record: None, total: None, _permit: None }
     }
 
-    /// Ties the request's record to the body, and bounds it in time, if `total_timeout` says so.
+    /// Ties the request's record to the body, and bounds it in time, if `total_timeout` says so. What is there already
+    /// needs no bound: it may be the answer that tells of the timeout.
     pub fn recorded(mut self, record: Record, total_timeout: Option<Duration>) -> Self {
+        let total_timeout = total_timeout.filter(|_| matches!(self.source, Source::Exchange(_)));
         let deadline = total_timeout.map(|timeout| crate::clock::now() + timeout.saturating_sub(record.age()));
         self.total = deadline.map(|deadline| Box::pin(tokio::time::sleep_until(deadline.into())));
         self.record = Some(record);

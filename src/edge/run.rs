@@ -205,12 +205,13 @@ impl Shared {
         let access = config.log.access.then(|| AccessLog::edge(log.lines().clone(), log.form(), &config.name));
         let requests = RequestMetrics::register(registry, "edge", services());
         let limits = Arc::new(config.limits.clone());
+        let filter = Arc::new(FilterState::new(&config.name, &limits, FilterMetrics::register(registry)));
         let edge = Edge {
             name: config.name.as_str().into(),
             limits: limits.clone(),
             trusted: config.trusted.clone(),
             routes: Routes::new(&config.services),
-            filter: FilterState::new(&config.name, &limits, FilterMetrics::register(registry)),
+            filter: filter.clone(),
             observer: Observer::new(access, requests, shutdown.clone()),
             via: Via::new(&config.name),
         };
@@ -232,7 +233,7 @@ impl Shared {
             keys: QuicKeys::load(config.state_dir.as_deref())?,
             certificates: Certificates::load(&config.certificates)?,
             credentials: Credentials::load(&config.tunnel.identity)?,
-            admission: Admission::new(&limits),
+            admission: Admission::new(&limits, filter),
             listener_metrics: ListenerMetrics::register(registry),
             h3_metrics: Arc::new(h3::H3Metrics::register(registry)),
             peers: Arc::new(Peers::new(settings, links.clone(), TunnelMetrics::register(registry))),

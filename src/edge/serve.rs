@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, PROXY_AUTHORIZATION, RETRY_AFTER};
 use http::{HeaderMap, StatusCode};
 use ipnet::IpNet;
 
@@ -14,7 +14,7 @@ use super::filter::{self, FilterState, filter};
 use super::listener::{Client, Interim, Protocol, Request, Response, Serve};
 use super::route::Routes;
 use crate::config::Limits;
-use crate::fault::{Fault, Kind, Retry, Side, Stage};
+use crate::fault::{Fault, Kind, Side, Stage};
 use crate::fields::{self, Forwarding, Via};
 use crate::observe::record::{Observer, Opening, Record, Wire};
 use crate::tunnel::message::{Meta, ResponseHead};
@@ -33,7 +33,7 @@ pub struct Edge {
     /// Authority to service.
     pub routes: Routes,
     /// Early refusals.
-    pub filter: FilterState,
+    pub filter: Arc<FilterState>,
     /// Who hears of every request.
     pub observer: Observer,
     /// This hop's `Via`.
@@ -60,8 +60,9 @@ impl Serve for Spine {
             None => self.answer(request, &id, trusted, &mut record, interim).await,
             Some(timeout) => {
                 let late = Fault::new(Stage::Dispatch, Side::Upstream, Kind::ResponseTimeout);
+                let left = timeout.saturating_sub(record.age());
                 let answer = self.answer(request, &id, trusted, &mut record, interim);
-                tokio::time::timeout(timeout, answer).await.unwrap_or(Err(late))
+                tokio::time::timeout(left, answer).await.unwrap_or(Err(late))
             }
         };
         let (mut head, body) = outcome.unwrap_or_else(|fault| self.edge.refuse(fault, &mut record));
@@ -131,6 +132,8 @@ impl Edge {
             host: head.authority.as_str(),
             trusted,
         };
+        // Credentials for a proxy that asked for them; this one does not (RFC 9110 section 11.7.2).
+        head.headers.remove(PROXY_AUTHORIZATION);
         fields::set_forwarded(&mut head.headers, &forwarding);
         self.via.append(&mut head.headers, request.client.protocol.version());
         self.filter.mark(&mut head.headers);
@@ -143,7 +146,7 @@ impl Edge {
         let mut headers = HeaderMap::with_capacity(8);
         fields::append_proxy_status(&mut headers, &self.name, &fault);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-        if fault.retry == Retry::Anywhere || status == StatusCode::TOO_MANY_REQUESTS {
+        if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
             headers.insert(RETRY_AFTER, RETRY_AFTER_SECONDS);
         }
         if status == StatusCode::METHOD_NOT_ALLOWED {

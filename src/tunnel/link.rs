@@ -239,7 +239,8 @@ impl Link {
 
     /// An answer to a probe: both directions pass.
     fn handle_probed(&self, number: u64) {
-        if number + 1 == self.probes.load(Ordering::Relaxed) && self.change_state(LinkState::Suspect, LinkState::Ready) {
+        if number + 1 == self.probes.load(Ordering::Relaxed) && self.change_state(LinkState::Suspect, LinkState::Ready)
+        {
             self.peer.notify();
         }
     }

@@ -102,8 +102,7 @@ async fn resume_on(
         let point = streams.resume(preamble, generation).await?;
         Ok((point, streams))
     };
-    let (point, mut streams) =
-        tokio::time::timeout(ANSWER_TIMEOUT, attempt).await.unwrap_or(Err(Attempt::Lost))?;
+    let (point, mut streams) = tokio::time::timeout(ANSWER_TIMEOUT, attempt).await.unwrap_or(Err(Attempt::Lost))?;
     if let Some(streams) = streams.0.take() {
         // A failure to attach has failed the exchange: nothing is left to try.
         let _: Result<(), Fault> = exchange.attach(generation, point, link.clone(), streams);

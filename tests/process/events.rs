@@ -25,6 +25,10 @@ async fn events_are_not_held_back() {
         let mut delays = Vec::new();
         while let Some(frame) = body.frame().await {
             let event = frame.expect("no error").into_data().expect("data");
+            if event.is_empty() {
+                // HTTP/2 ends a stream with an empty DATA frame when the end comes after the last event.
+                continue;
+            }
             let event = std::str::from_utf8(&event).expect("text");
             // One event a piece: two in one would mean that the first had waited.
             assert_eq!(event.matches("\n\n").count(), 1, "{protocol:?}: {event:?}");

@@ -88,8 +88,9 @@ impl Dispatch {
         outbound.meta.bodiless = body.is_end_stream();
         let received = (!outbound.meta.bodiless).then(|| record.received());
         let mut source = Source::new(body, received, self.budget.clone());
+        let mut last = None;
         loop {
-            let (member, writer, reader) = self.open(outbound.service, &mut tried).await?;
+            let (member, writer, reader) = self.open(outbound.service, &mut tried, last).await?;
             record.dispatched(member.link.peer().node());
             let waiting = member.begin();
             let failure = match self.attempt(&outbound, &mut source, (writer, reader), interim).await {
@@ -118,20 +119,27 @@ impl Dispatch {
                 "replay"
             );
             outbound.meta.attempt += 1;
+            last = Some(failure.fault);
             source.rewind();
         }
     }
 
-    /// An exchange on a link that takes one. Nothing is sent by failing to open, so every link may be tried.
+    /// An exchange on a link that takes one. Nothing is sent by failing to open, so every link may be tried. With none
+    /// left, the `last` attempt's fault tells more than that there is none.
     async fn open(
         &self,
         service: usize,
         tried: &mut Vec<Arc<Link>>,
+        last: Option<Fault>,
     ) -> Result<(Arc<Member>, ExchangeWriter, ExchangeReader), Fault> {
         loop {
             let unavailable =
-                || Fault::new(Stage::Dispatch, Side::Tunnel, Kind::DestinationUnavailable).with_retry(Retry::Anywhere);
-            let member = self.tunnels.choose_or_wait(service, self.worker, tried).await.ok_or_else(unavailable)?;
+                Fault::new(Stage::Dispatch, Side::Tunnel, Kind::DestinationUnavailable).with_retry(Retry::Anywhere);
+            let member = match last.is_none_or(|fault| is_worth_a_wait(&fault)) {
+                true => self.tunnels.choose_or_wait(service, self.worker, tried).await,
+                false => self.tunnels.choose(service, self.worker, tried),
+            };
+            let member = member.ok_or(last.unwrap_or(unavailable))?;
             tried.push(member.link.clone());
             if let Some((writer, reader)) = member.link.open() {
                 return Ok((member, writer, reader));
@@ -217,7 +225,7 @@ impl Dispatch {
     /// Sends a bodiless request that the client does not know of: the rest of a response.
     pub async fn send_rest(&self, outbound: &Outbound) -> Result<(ResponseHead, ExchangeReader), Fault> {
         let mut source = Source::new(RequestBody::Empty, None, self.budget.clone());
-        let (_, writer, reader) = self.open(outbound.service, &mut Vec::new()).await?;
+        let (_, writer, reader) = self.open(outbound.service, &mut Vec::new(), None).await?;
         match self.attempt(outbound, &mut source, (writer, reader), &mut NoInterim).await {
             Ok((head, reader, _)) => Ok((head, reader)),
             Err(failure) => Err(failure.fault),
@@ -257,6 +265,12 @@ impl Future for Sleeping<'_> {
 /// Whether the fault tells something about the link or its gateway, rather than about the request.
 fn is_of_the_link(fault: &Fault) -> bool {
     matches!(fault.side, Side::Tunnel | Side::Gateway) || fault.kind == Kind::ResponseTimeout
+}
+
+/// Whether a link that comes back may do better after this fault. An upstream that refuses, or a full queue before it, is
+/// no matter of links.
+fn is_worth_a_wait(fault: &Fault) -> bool {
+    fault.side != Side::Upstream && fault.kind != Kind::ConnectionLimitReached
 }
 
 fn malformed() -> Fault {

@@ -101,6 +101,11 @@ impl Addresses {
         Ok(Some(Permit { addresses: self.clone(), key }))
     }
 
+    /// Whether there is a limit on new connections.
+    pub fn limits_connections(&self) -> bool {
+        self.connection_interval.is_some()
+    }
+
     /// Counts a new connection.
     pub fn connection(&self, address: IpAddr, now: Instant) -> Result<(), Reason> {
         let Some(interval) = self.connection_interval else { return Ok(()) };

@@ -128,6 +128,11 @@ impl FilterState {
         self.addresses.connection(address, now).map_err(|reason| self.metrics.refuse(reason))
     }
 
+    /// Whether addresses have a rate of connections at all.
+    pub fn limits_connections(&self) -> bool {
+        self.addresses.limits_connections()
+    }
+
     /// Leaves this PoP's mark (`CDN-Loop`, RFC 8586) on a request that goes on.
     pub fn mark(&self, headers: &mut HeaderMap) {
         self.hops.mark(headers);

@@ -45,6 +45,8 @@ pub struct ListenerMetrics {
     pub refused_connections: Counter,
     /// Refused: `handshakes_max`.
     pub refused_handshakes: Counter,
+    /// Refused: `connections_per_address_rate`.
+    pub refused_addresses: Counter,
     /// Refused: draining.
     pub refused_draining: Counter,
     /// QUIC clients asked to validate their address.
@@ -89,6 +91,7 @@ impl ListenerMetrics {
             http3: protocols.of(Protocol::Http3),
             refused_connections: refused("connections_max"),
             refused_handshakes: refused("handshakes_max"),
+            refused_addresses: refused("connections_per_address_rate"),
             refused_draining: refused("draining"),
             retries: counter(registry, "trunkline_listener_retries", "QUIC clients asked to validate their address"),
             handshakes_failed: failed("error"),
@@ -115,6 +118,7 @@ impl ListenerMetrics {
         match refusal {
             Refusal::Connections => &self.refused_connections,
             Refusal::Handshakes => &self.refused_handshakes,
+            Refusal::Address => &self.refused_addresses,
         }
         .inc();
     }

@@ -137,7 +137,7 @@ impl QuicListener {
             let _ = incoming.retry();
             return None;
         }
-        match self.admission.admit() {
+        match self.admission.admit(incoming.remote_address().ip()) {
             Ok((connection, handshake)) => Some((incoming, connection, handshake)),
             Err(refusal) => {
                 self.metrics.refuse(refusal);

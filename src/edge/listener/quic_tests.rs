@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use super::*;
 use crate::config::Http3;
 use crate::edge::listener::socket::bind_client;
-use crate::edge::listener::tls;
+use crate::edge::listener::{admission, tls};
 use crate::quic::{Worker, endpoint, initial_cid};
 use crate::task::Shutdown;
 
@@ -59,7 +59,7 @@ struct Server {
 fn listener(limits: &Limits, shutdown: &Shutdown) -> QuicListener {
     QuicListener {
         limits: Arc::new(limits.clone()),
-        admission: Admission::new(limits),
+        admission: admission::tests::admission(limits),
         metrics: ListenerMetrics::register(&mut Registry::default()),
         tasks: Tasks::new(shutdown.clone()),
         alt_svc: AltSvc::new(&Http3::default(), 443),
@@ -263,7 +263,7 @@ async fn a_handshake_that_stops_half_way_loses_its_place_at_the_deadline() {
     })
     .await;
     assert_eq!(server.listener.metrics.http3.connections.get(), 0);
-    assert!(server.listener.admission.admit().is_ok());
+    assert!(server.listener.admission.admit("127.0.0.1".parse().unwrap()).is_ok());
 }
 
 /// The first datagram of a real client.

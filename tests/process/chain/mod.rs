@@ -1,6 +1,7 @@
 //! A running chain: what a test starts, asks and breaks.
 
 mod observe;
+pub mod scripted;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -105,7 +106,8 @@ impl Chain {
         chain
     }
 
-    async fn start_origin(&mut self, setup: &Setup) {
+    /// Starts the origin as `setup` has it; for a chain that was started without.
+    pub async fn start_origin(&mut self, setup: &Setup) {
         let layout = Layout::new(self.folder.path());
         let pops: Vec<String> = self.edges.iter().map(|edge| first(&edge.ready.tunnel)).collect();
         let upstreams = match (setup.upstreams.is_empty(), setup.h2c) {

@@ -20,7 +20,7 @@ use super::send::{Abort, Sender};
 use super::shared::{Active, Shared};
 use crate::clock;
 use crate::edge::listener::{Request, RequestBody, Serve};
-use crate::fault::{Fault, Kind, Side, Stage};
+use crate::fault::Kind;
 
 /// Serves the request on one stream.
 pub async fn run<S: Serve>(shared: Arc<Shared>, active: Active, send: SendStream, receive: RecvStream, serve: S) {
@@ -32,12 +32,8 @@ pub async fn run<S: Serve>(shared: Arc<Shared>, active: Active, send: SendStream
         started: clock::now(),
         shared: &shared,
     };
-    let outcome = match shared.context.limits.total_timeout {
-        None => exchange.serve(serve, stopped.as_mut()).await,
-        Some(timeout) => tokio::time::timeout(timeout, exchange.serve(serve, stopped.as_mut()))
-            .await
-            .unwrap_or(Err(Abort::Fault(Fault::new(Stage::Listener, Side::Edge, Kind::ResponseTimeout)))),
-    };
+    // `total_timeout` is the spine's, which answers 504 where there is no head yet.
+    let outcome = exchange.serve(serve, stopped.as_mut()).await;
     if exchange.settle(outcome) {
         exchange.linger(stopped.as_mut()).await;
     }

@@ -101,7 +101,7 @@ pub async fn serve_tcp<S: Serve>(
 
 impl TcpListener {
     fn take<S: Serve>(&self, (tcp, address): (TcpStream, SocketAddr), local: SocketAddr, serve: &S) {
-        match self.admission.admit() {
+        match self.admission.admit(address.ip()) {
             Ok((place, handshake)) => {
                 let local = tcp.local_addr().unwrap_or(local);
                 let serve = serve.clone();

@@ -9,6 +9,7 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::super::head::{self, Malformed};
 use crate::config::Limits;
+use crate::fields;
 use crate::tunnel::message::RequestHead;
 
 /// A request that goes no further; the listener answers with `status`.
@@ -105,7 +106,7 @@ fn of_http1(parts: &mut Parts, sni: Option<&str>, length: Option<u64>) -> Result
     let chunked = parts.headers.contains_key(header::TRANSFER_ENCODING);
     let has_body = chunked || length.is_some_and(|length| length > 0);
     let switch = if has_body { Switch::None } else { websocket(parts)? };
-    strip_hop_by_hop(&mut parts.headers);
+    fields::strip_hop_by_hop(&mut parts.headers);
     if switch != Switch::None {
         parts.headers.remove(header::SEC_WEBSOCKET_KEY);
         parts.headers.remove(header::CONTENT_LENGTH);
@@ -176,20 +177,6 @@ fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
     tokens(headers, name).any(|member| member.eq_ignore_ascii_case(token))
 }
 
-/// Removes the fields of this hop and those that `Connection` names (RFC 9110 section 7.6.1). `Host` stays whatever
-/// `Connection` says; it is consumed after this.
-fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    if headers.contains_key(header::CONNECTION) {
-        let named: Vec<HeaderName> =
-            tokens(headers, &header::CONNECTION).filter_map(|name| name.parse().ok()).collect();
-        for name in named.iter().filter(|name| **name != header::HOST) {
-            headers.remove(name);
-        }
-    }
-    strip_connection_specific(headers);
-    headers.remove(header::TE);
-}
-
 /// Removes the fields that speak about one connection.
 pub(super) fn strip_connection_specific(headers: &mut HeaderMap) {
     headers.remove(header::CONNECTION);
@@ -247,7 +234,7 @@ mod tests {
         assert_eq!(head.path, "/a?b");
         let mut left: Vec<_> = head.headers.iter().map(|(n, v)| format!("{n}: {}", v.to_str().unwrap())).collect();
         left.sort();
-        assert_eq!(left, ["accept: */*", "cookie: a=1; b=2"]);
+        assert_eq!(left, ["accept: */*", "cookie: a=1; b=2", "te: trailers"]);
     }
 
     #[test]

@@ -21,7 +21,7 @@ use super::super::{Interim, Request as SpineRequest, Response as SpineResponse};
 use super::*;
 use crate::config::Http3;
 use crate::edge::listener::socket::bind_client;
-use crate::edge::listener::tls;
+use crate::edge::listener::{admission, tls};
 use crate::fault::{Fault, Kind, Side, Stage};
 use crate::task::Shutdown;
 use crate::tunnel::message::ResponseHead;
@@ -226,7 +226,7 @@ impl Server {
         let alt_svc = AltSvc::new(&Http3::default(), 443);
         let listener = TcpListener {
             name: "pop-a".into(),
-            admission: Admission::new(&limits),
+            admission: admission::tests::admission(&limits),
             limits: Arc::new(limits),
             metrics: metrics.clone(),
             tasks: tasks.clone(),

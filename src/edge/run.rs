@@ -116,7 +116,7 @@ struct Shared {
     dispatch_metrics: DispatchMetrics,
     replay_budget: Arc<Budget>,
     hello: Hello,
-    /// Clients' connections and requests: a drain waits for them.
+    /// Listeners with their connections, and requests: a drain waits for them.
     clients: Tasks,
     /// Links: they live until the clients are done.
     links: Tasks,
@@ -337,7 +337,8 @@ impl Servers {
 async fn work(shared: &Arc<Shared>, worker: Worker, servers: Servers, sockets: Sockets) -> io::Result<()> {
     let (limits, spine) = (shared.edge.limits.clone(), shared.spine(worker.index()));
     let admission = if worker.index() == 0 { shared.admission.clone() } else { shared.admission.for_worker() };
-    let listeners = Tasks::new(shared.clients.shutdown().clone());
+    // A listener ends when its last connection does: a drain waits for the clients through it.
+    let listeners = shared.clients.clone();
     for (socket, alt_svc) in sockets.udp {
         let config = shared.keys.endpoint_config(worker);
         let endpoint = endpoint(config, Some(servers.client.clone()), socket)?;

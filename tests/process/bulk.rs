@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use trunkline::dev::upstream::{Sha256, pattern_fill};
 
-use crate::chain::{Chain, memory_peak};
+use crate::chain::{Chain, Setup, in_time, memory_peak};
 use crate::client::{Client, Protocol, collect};
 
 const PIECE: usize = 64 << 10;
@@ -58,10 +58,14 @@ fn pattern_hash(length: u64) -> String {
 }
 
 fn assert_memory_is_bounded(chain: &Chain) {
+    assert_memory_below(chain, MEMORY_MAX);
+}
+
+fn assert_memory_below(chain: &Chain, most: u64) {
     for child in [&chain.edges[0], chain.origin()] {
         let peak = memory_peak(child);
         println!("{}: {} MiB at most", child.name, peak >> 20);
-        assert!(peak < MEMORY_MAX, "{} had {} MiB", child.name, peak >> 20);
+        assert!(peak < most, "{} had {} MiB", child.name, peak >> 20);
     }
 }
 
@@ -108,4 +112,28 @@ async fn a_client_that_stops_reading_pins_little_memory() {
     }
     assert_memory_is_bounded(&chain);
     drop(stalled);
+}
+
+/// Each of them takes more than a megabyte at full speed, so that its windows grow, and then nothing.
+#[tokio::test]
+async fn a_thousand_responses_that_nobody_reads_hold_up_nobody() {
+    let origin_tables = "[service.limits]\nconnections_max = 1100\n";
+    let chain = Chain::with(Setup { origin_tables, ..Setup::default() }).await;
+    let (mut clients, mut stalled) = (Vec::new(), Vec::new());
+    for _ in 0..10 {
+        let mut client = Client::connect(&chain, Protocol::Http3).await;
+        for _ in 0..100 {
+            let request = client.request("GET", "/bytes/1000000000");
+            let mut response = client.stream(request).await.expect("head");
+            response.body_mut().data().await;
+            stalled.push(response);
+        }
+        clients.push(client);
+    }
+    for protocol in [Protocol::Http1, Protocol::Http2, Protocol::Http3] {
+        in_time("a download beside them", download(&chain, protocol, 16 << 20)).await;
+    }
+    // The first windows of a thousand exchanges, and as much again for those that grew.
+    assert_memory_below(&chain, 640 << 20);
+    drop((clients, stalled));
 }

@@ -30,9 +30,9 @@ async fn a_client_that_goes_away_cancels_the_upstream_request() {
     let chain = Chain::start().await;
     for protocol in ALL {
         // While the body flows.
-        let path = format!("/sse?interval=50&body-{protocol:?}");
+        let path = format!("/sse?body-{protocol:?}");
         let mut client = Client::connect(&chain, protocol).await;
-        let request = client.request("GET", &path);
+        let request = client.request("GET", &format!("{path}&interval=50"));
         let mut response = client.stream(request).await.expect("head");
         response.body_mut().data().await;
         drop(response);
@@ -41,9 +41,9 @@ async fn a_client_that_goes_away_cancels_the_upstream_request() {
         }
         chain.upstream.until(&path, "cancelled").await;
         // Before the head.
-        let path = format!("/slow?delay=600000&head-{protocol:?}");
+        let path = format!("/slow?head-{protocol:?}");
         let mut client = Client::connect(&chain, protocol).await;
-        let request = client.request("GET", &path);
+        let request = client.request("GET", &format!("{path}&delay=600000"));
         let exchange = client.open(request).await.expect("open");
         chain.upstream.until(&path, "open").await;
         exchange.upload.abort().await;

@@ -2,7 +2,7 @@
 
 use tokio::task::JoinSet;
 
-use crate::chain::{Chain, DEADLINE, memory_peak};
+use crate::chain::{Chain, DEADLINE, Setup, memory_peak};
 use crate::client::{Client, Protocol, collect};
 
 const CLIENTS: usize = 1_000;
@@ -11,7 +11,9 @@ const MEMORY_MAX: u64 = 256 << 20;
 
 #[tokio::test]
 async fn a_thousand_slow_clients_are_served_together() {
-    let chain = std::sync::Arc::new(Chain::start().await);
+    // A connection to the upstream for each: by default three quarters of them would wait for one.
+    let origin_tables = "[service.limits]\nconnections_max = 1000\n";
+    let chain = std::sync::Arc::new(Chain::with(Setup { origin_tables, ..Setup::default() }).await);
     let connected = std::sync::Arc::new(tokio::sync::Barrier::new(CLIENTS));
     // Handshakes are the client's work too: a few at a time.
     let handshakes = std::sync::Arc::new(tokio::sync::Semaphore::new(16));

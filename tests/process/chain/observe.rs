@@ -40,8 +40,9 @@ impl Upstream {
         self.url().trim_start_matches("http://").parse().expect("address")
     }
 
-    /// The requests it saw whose path starts with `prefix`.
+    /// The requests it saw whose path starts with `prefix`, which is one query parameter there.
     pub async fn log(&self, prefix: &str) -> Vec<Value> {
+        assert!(!prefix.contains(['&', '#']), "{prefix} would be cut");
         let body = get(self.addr(), &format!("/log?prefix={prefix}")).await;
         serde_json::from_str(&body).expect("a JSON array")
     }

@@ -285,7 +285,13 @@ impl Download {
     /// The next piece, or the trailers.
     pub async fn frame(&mut self) -> Option<Result<Frame<Bytes>, Failure>> {
         match self {
-            Self::Tcp(body) => http_body_util::BodyExt::frame(body).await.map(|frame| frame.map_err(Into::into)),
+            Self::Tcp(body) => loop {
+                match http_body_util::BodyExt::frame(body).await {
+                    // The DATA frame that only ends an HTTP/2 stream; it is no piece of the body.
+                    Some(Ok(frame)) if frame.data_ref().is_some_and(Bytes::is_empty) => {}
+                    frame => return frame.map(|frame| frame.map_err(Into::into)),
+                }
+            },
             Self::Http3(stream) => stream.frame().await,
         }
     }

@@ -20,15 +20,20 @@ const READY_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct Process {
     child: Child,
     log: PathBuf,
+    first_line: mpsc::Receiver<String>,
 }
 
 impl Process {
     /// Starts `command` on `core`; its stderr goes to `log`.
     pub fn start(command: &mut Command, core: usize, log: &Path) -> Outcome<Self> {
-        let child =
-            pinned(command, core).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(File::create(log)?).spawn();
-        let child = child.map_err(|error| format!("{}: {error}", command.get_program().display()))?;
-        Ok(Self { child, log: log.to_owned() })
+        let log_file = File::create(log)?;
+        let started = pinned(command, core).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log_file).spawn();
+        let mut child = started.map_err(|error| format!("{}: {error}", command.get_program().display()))?;
+        let (send, first_line) = mpsc::sync_channel(1);
+        if let Some(stdout) = child.stdout.take() {
+            thread::spawn(move || read_lines(stdout, &send));
+        }
+        Ok(Self { child, log: log.to_owned(), first_line })
     }
 
     /// Its process id.
@@ -37,18 +42,15 @@ impl Process {
     }
 
     /// Waits for its ready line, one JSON object on stdout.
-    pub fn ready(&mut self) -> Outcome<serde_json::Value> {
-        let stdout = self.child.stdout.take().ok_or("its stdout was read before")?;
-        let (send, receive) = mpsc::sync_channel(1);
-        thread::spawn(move || read_ready(stdout, &send));
-        let line = receive.recv_timeout(READY_TIMEOUT);
+    pub fn ready(&self) -> Outcome<serde_json::Value> {
+        let line = self.first_line.recv_timeout(READY_TIMEOUT);
         let line = line.map_err(|_| format!("no ready line; see {}", self.log.display()))?;
         Ok(serde_json::from_str(&line)?)
     }
 }
 
 /// Passes the first line on and the rest by, so that the process never blocks on a full pipe.
-fn read_ready(stdout: ChildStdout, first: &mpsc::SyncSender<String>) {
+fn read_lines(stdout: ChildStdout, first: &mpsc::SyncSender<String>) {
     for line in BufReader::new(stdout).lines().map_while(Result::ok) {
         let _ = first.try_send(line);
     }

@@ -13,10 +13,10 @@ use crate::Outcome;
 
 /// Starts the edge, learns its addresses from its ready line, then the origin.
 pub fn start(stage: &Stage) -> Outcome<Chain> {
-    let mut edge = launch(stage, "edge", env!("CARGO_BIN_EXE_edge"), &edge_config(stage))?;
+    let edge = launch(stage, "edge", env!("CARGO_BIN_EXE_edge"), &edge_config(stage))?;
     let ready = edge.ready()?;
     let tunnel = address(&ready, "tunnel")?;
-    let mut origin = launch(stage, "origin", env!("CARGO_BIN_EXE_origin"), &origin_config(stage, tunnel))?;
+    let origin = launch(stage, "origin", env!("CARGO_BIN_EXE_origin"), &origin_config(stage, tunnel))?;
     origin.ready()?;
     Ok(Chain { address: address(&ready, "http3")?, processes: vec![edge, origin] })
 }

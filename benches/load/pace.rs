@@ -26,10 +26,12 @@ impl Pace {
         }
         // SAFETY: `fd` was just made and checked.
         let timer = unsafe { OwnedFd::from_raw_fd(fd) };
+        // Before the timer runs, so that no beat is named by a later time than its own.
+        let start = clock::now();
         set(&timer, period)?;
         // SAFETY: an OwnedFd stays open and the same until it is dropped, and only the AsyncFd holds it.
         let timer = unsafe { AsyncFd::register(timer)? };
-        Ok(Self { timer, start: clock::now(), period, beats: 0 })
+        Ok(Self { timer, start, period, beats: 0 })
     }
 
     /// Waits for the next beat; returns when those that are due now were due.

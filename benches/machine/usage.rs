@@ -110,6 +110,6 @@ mod tests {
         while process_cpu(own).expect("a clock") < until {}
         let usage = meter.stop().expect("accounts");
         assert!(usage.chain_cpu >= 0.05, "{usage:?}");
-        assert!(usage.seconds >= 0.05 && usage.memory_after > 0, "{usage:?}");
+        assert!(usage.seconds > 0.0 && usage.memory_after > 0, "{usage:?}");
     }
 }

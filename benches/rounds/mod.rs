@@ -52,7 +52,7 @@ impl Bench {
     fn set_up(dir: &Path, options: Options) -> Outcome<Self> {
         std::fs::create_dir_all(dir)?;
         let cores = Cores::choose()?;
-        let mut upstream = Process::start(this_program()?.arg("upstream"), cores.load, &dir.join("upstream.log"))?;
+        let upstream = Process::start(this_program()?.arg("upstream"), cores.load, &dir.join("upstream.log"))?;
         let ready = upstream.ready()?;
         let address = ready["http"].as_str().ok_or("the upstream named no address")?.parse()?;
         let stage = Stage::new(dir.to_owned(), address, cores)?;

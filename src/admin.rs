@@ -25,6 +25,7 @@ pub use self::socket::AdminSocket;
 use self::socket::Stream;
 use crate::task::{Shutdown, Tasks};
 
+pub mod client;
 mod readiness;
 mod socket;
 

@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use http::Method;
+use trunkline::admin::client::{self, AskError};
 use trunkline::ca::{self, CaError, Issued, Subject};
 use trunkline::config::EdgeConfig;
 use trunkline::dev::{self, DevArgs, UpstreamArgs};
@@ -23,6 +25,10 @@ enum Command {
     Run(File),
     /// Check a configuration file and everything it names, and print every error.
     Check(File),
+    /// Show the tunnels of a running edge. Needs `admin` in its configuration.
+    Tunnels(Ask),
+    /// Drain a running edge, as SIGTERM does. Needs `admin` in its configuration.
+    Drain(File),
     /// Make certificates: the tunnel CA, PoPs, gateways, and a site for development.
     #[command(subcommand)]
     Ca(Ca),
@@ -31,6 +37,15 @@ enum Command {
     /// The built-in upstream of `dev` alone.
     #[command(hide = true)]
     Upstream(UpstreamArgs),
+}
+
+#[derive(clap::Args)]
+struct Ask {
+    #[command(flatten)]
+    file: File,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(clap::Args)]
@@ -85,6 +100,8 @@ struct SubjectArgs {
 fn main() -> ExitCode {
     match Args::parse().command {
         Command::Run(file) => with_config(&file.config, run),
+        Command::Tunnels(args) => with_config(&args.file.config, |config| ask(&config, args.json)),
+        Command::Drain(file) => with_config(&file.config, |config| drain(&config)),
         Command::Check(file) => with_config(&file.config, |config| {
             println!("{}: ok, PoP {}", file.config.display(), config.name);
             Exit::Ok
@@ -138,4 +155,32 @@ fn made(result: Result<Issued, CaError>) -> Exit {
             Exit::Failed
         }
     }
+}
+
+/// Asks a running process and prints what it says.
+fn ask(config: &EdgeConfig, json: bool) -> Exit {
+    let status = client::ask(config.admin.as_ref(), Method::GET, "/status");
+    match status.and_then(|body| serde_json::from_slice(&body).map_err(|e| AskError::Http(e.to_string()))) {
+        Ok(status) if json => told(&format!("{status:#}\n")),
+        Ok(status) => told(&client::as_text(&status)),
+        Err(error) => failed(&error),
+    }
+}
+
+/// Starts the drain of a running process, as SIGTERM does.
+fn drain(config: &EdgeConfig) -> Exit {
+    match client::ask(config.admin.as_ref(), Method::POST, "/drain") {
+        Ok(_) => told("draining\n"),
+        Err(error) => failed(&error),
+    }
+}
+
+fn told(text: &str) -> Exit {
+    print!("{text}");
+    Exit::Ok
+}
+
+fn failed(error: &AskError) -> Exit {
+    eprintln!("edge: {error}");
+    Exit::Failed
 }

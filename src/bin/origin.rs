@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use http::Method;
+use trunkline::admin::client::{self, AskError};
 use trunkline::config::OriginConfig;
 use trunkline::exit::{self, Exit};
 
@@ -21,6 +23,19 @@ enum Command {
     Run(File),
     /// Check a configuration file and everything it names, and print every error.
     Check(File),
+    /// Show the tunnels of a running origin. Needs `admin` in its configuration.
+    Status(Ask),
+    /// Drain a running origin, as SIGTERM does. Needs `admin` in its configuration.
+    Drain(File),
+}
+
+#[derive(clap::Args)]
+struct Ask {
+    #[command(flatten)]
+    file: File,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(clap::Args)]
@@ -33,6 +48,8 @@ struct File {
 fn main() -> ExitCode {
     match Args::parse().command {
         Command::Run(file) => with_config(&file.config, run),
+        Command::Status(args) => with_config(&args.file.config, |config| ask(&config, args.json)),
+        Command::Drain(file) => with_config(&file.config, |config| drain(&config)),
         Command::Check(file) => with_config(&file.config, |config| {
             println!("{}: ok, gateway {}", file.config.display(), config.name);
             Exit::Ok
@@ -60,4 +77,32 @@ fn run(config: OriginConfig) -> Exit {
             error.exit()
         }
     }
+}
+
+/// Asks a running process and prints what it says.
+fn ask(config: &OriginConfig, json: bool) -> Exit {
+    let status = client::ask(config.admin.as_ref(), Method::GET, "/status");
+    match status.and_then(|body| serde_json::from_slice(&body).map_err(|e| AskError::Http(e.to_string()))) {
+        Ok(status) if json => told(&format!("{status:#}\n")),
+        Ok(status) => told(&client::as_text(&status)),
+        Err(error) => failed(&error),
+    }
+}
+
+/// Starts the drain of a running process, as SIGTERM does.
+fn drain(config: &OriginConfig) -> Exit {
+    match client::ask(config.admin.as_ref(), Method::POST, "/drain") {
+        Ok(_) => told("draining\n"),
+        Err(error) => failed(&error),
+    }
+}
+
+fn told(text: &str) -> Exit {
+    print!("{text}");
+    Exit::Ok
+}
+
+fn failed(error: &AskError) -> Exit {
+    eprintln!("origin: {error}");
+    Exit::Failed
 }

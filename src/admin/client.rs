@@ -1,0 +1,126 @@
+//! The other end of the admin listener: what `edge tunnels`, `edge drain`, `origin status` and `origin drain` ask a
+//! running process. Called by the binaries' commands only.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::client::conn::http1;
+use hyper::rt::{Read, Write as WriteIo};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::net::{TcpStream, UnixStream};
+
+use crate::config::AdminListen;
+use crate::task::{Shutdown, Tasks};
+
+/// For the whole conversation.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest answer, bytes.
+const ANSWER_MAX: usize = 16 << 20;
+
+/// Why a running process could not be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// The configuration has no admin listener.
+    #[error("the configuration has no `admin` address to ask: add admin = \"127.0.0.1:9180\" or \"unix:/path\"")]
+    NoAdmin,
+    /// Nobody answers there.
+    #[error("{0}: is the process running?")]
+    Connect(#[from] std::io::Error),
+    /// The answer is not HTTP, or was cut.
+    #[error("no answer from the admin listener: {0}")]
+    Http(String),
+    /// The answer says no.
+    #[error("the admin listener answered {0}")]
+    Status(u16),
+}
+
+/// Sends one request to the admin listener of a running process and returns the body.
+///
+/// # Errors
+/// When nobody answers within five seconds, or the answer is not a success.
+pub fn ask(listen: Option<&AdminListen>, method: Method, path: &str) -> Result<Bytes, AskError> {
+    let listen = listen.ok_or(AskError::NoAdmin)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let late = || AskError::Http("none in time".into());
+    runtime.block_on(async {
+        tokio::time::timeout(TIMEOUT, async {
+            match listen {
+                AdminListen::Tcp(address) => converse(TcpStream::connect(address).await?, method, path).await,
+                AdminListen::Unix(socket) => converse(UnixStream::connect(socket).await?, method, path).await,
+            }
+        })
+        .await
+        .unwrap_or_else(|_| Err(late()))
+    })
+}
+
+async fn converse<S>(stream: S, method: Method, path: &str) -> Result<Bytes, AskError>
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+    TokioIo<S>: Read + WriteIo,
+{
+    let http = |error: hyper::Error| AskError::Http(error.to_string());
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(http)?;
+    Tasks::new(Shutdown::default()).spawn(async move {
+        // Its error is the request's too.
+        let _ = connection.await;
+    });
+    let request = Request::builder().method(method).uri(path).header("host", "admin").body(Empty::<Bytes>::new());
+    let request = request.map_err(|error| AskError::Http(error.to_string()))?;
+    let response = sender.send_request(request).await.map_err(http)?;
+    let status = response.status();
+    let body = Limited::new(response.into_body(), ANSWER_MAX).collect().await;
+    let body = body.map_err(|error| AskError::Http(error.to_string()))?.to_bytes();
+    if status.is_success() { Ok(body) } else { Err(AskError::Status(status.as_u16())) }
+}
+
+/// The answer to `/status` for people: a line about the process, then one per tunnel in columns.
+pub fn as_text(status: &Value) -> String {
+    let mut out = String::new();
+    let name = ["pop", "gateway"].iter().find_map(|key| status.get(key)).and_then(Value::as_str).unwrap_or("-");
+    let draining = if status.get("draining") == Some(&Value::Bool(true)) { ", draining" } else { "" };
+    let retained = status.get("retained_bytes").and_then(Value::as_u64).unwrap_or(0);
+    let tunnels = status.get("tunnels").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    // Writing to a String cannot fail.
+    let _ = writeln!(out, "{name}{draining}: {} tunnels, {retained} bytes kept for resuming", tunnels.len());
+    if !tunnels.is_empty() {
+        let _ = writeln!(out, "{:<16} {:<24} {:<11} {:>9} {:>10}", "PEER", "ADDRESS", "STATE", "IN FLIGHT", "RTT");
+    }
+    for tunnel in tunnels {
+        let text = |key: &str| tunnel.get(key).and_then(Value::as_str).unwrap_or("-").to_owned();
+        let number = |key: &str| tunnel.get(key).and_then(Value::as_u64).unwrap_or(0);
+        let peer = if tunnel.get("pop").is_some() { text("pop") } else { text("gateway") };
+        let rtt = format!("{:.1} ms", Duration::from_micros(number("rtt_us")).as_secs_f64() * 1e3);
+        let (address, state, in_flight) = (text("address"), text("state"), number("in_flight"));
+        let _ = writeln!(out, "{peer:<16} {address:<24} {state:<11} {in_flight:>9} {rtt:>10}");
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_status_is_a_table_for_people() {
+        let status = json!({"pop": "pop-a", "draining": true, "retained_bytes": 7, "tunnels": [
+            {"gateway": "gw-1", "address": "127.0.0.1:1", "state": "Ready", "in_flight": 3, "rtt_us": 1500},
+        ]});
+        let text = as_text(&status);
+        let expected = "pop-a, draining: 1 tunnels, 7 bytes kept for resuming\n\
+            PEER             ADDRESS                  STATE       IN FLIGHT        RTT\n\
+            gw-1             127.0.0.1:1              Ready               3     1.5 ms\n";
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn without_an_admin_address_the_error_says_what_to_add() {
+        let error = ask(None, Method::GET, "/status").unwrap_err().to_string();
+        assert!(error.contains("admin = "), "{error}");
+    }
+}

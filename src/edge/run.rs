@@ -9,11 +9,13 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use tokio::runtime::Builder;
 use tokio_util::sync::CancellationToken;
 
 use super::acceptor::{Acceptor, accept_links};
+use super::dispatch::allowance::Allowance;
 use super::dispatch::tunnels::Tunnels;
 use super::dispatch::{Dispatch, DispatchMetrics, REPLAY_BYTES_MAX};
 use super::filter::{FilterMetrics, FilterState};
@@ -28,6 +30,7 @@ use super::listener::tls::{self, Certificates};
 use super::route::Routes;
 use super::serve::{Edge, Spine};
 use crate::admin::{self, Admin, AdminSocket, Readiness};
+use crate::clock;
 use crate::config::EdgeConfig;
 use crate::exit::Exit;
 use crate::fields::Via;
@@ -264,6 +267,7 @@ impl Shared {
             worker,
             tasks: self.clients.clone(),
             budget: self.replay_budget.clone(),
+            allowance: Mutex::new(Allowance::new(clock::now())),
             metrics: self.dispatch_metrics.clone(),
         };
         Spine { edge: self.edge.clone(), dispatch: Arc::new(dispatch) }

@@ -15,6 +15,8 @@ pub struct DispatchMetrics {
     idempotent: Counter,
     /// Cut downloads that went on through another gateway.
     pub continued: Counter,
+    /// Replays withheld because gateways are full.
+    pub withheld: Counter,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -31,7 +33,11 @@ impl DispatchMetrics {
         let continued = Counter::default();
         let help = "Responses that went on through another gateway by Range and If-Range";
         registry.register("trunkline_dispatch_continuations", help, continued.clone());
+        let withheld = Counter::default();
+        let help = "Requests not sent again because too many gateways refused for being full";
+        registry.register("trunkline_dispatch_replays_withheld", help, withheld.clone());
         Self {
+            withheld,
             continued,
             not_started: of("not_started"),
             not_accepted: of("not_accepted"),

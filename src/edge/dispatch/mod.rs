@@ -1,6 +1,7 @@
 //! Stage 5: carries a request through a tunnel until its response head is there. Called by the spine; owns the choice of
 //! the link, the request body's pump, and replays. Whether a replay is safe is decided in the sans-IO [`replay`].
 
+pub mod allowance;
 pub mod balance;
 pub mod continuation;
 mod metrics;
@@ -14,8 +15,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http_body::Body;
+use parking_lot::Mutex;
 use tokio::time::{Sleep, sleep_until};
 
+use self::allowance::Allowance;
 pub use self::metrics::DispatchMetrics;
 use self::source::{Piece, Source};
 use self::tunnels::{Member, Tunnels};
@@ -42,6 +45,8 @@ pub struct Dispatch {
     pub tasks: Tasks,
     /// Memory for bodies that may be sent again.
     pub budget: Arc<Budget>,
+    /// Replays that overload may cause, on this worker.
+    pub allowance: Mutex<Allowance>,
     /// Counters.
     pub metrics: DispatchMetrics,
 }
@@ -84,6 +89,7 @@ impl Dispatch {
         record: &mut Record,
         interim: &mut I,
     ) -> Result<Answered, Fault> {
+        self.allowance.lock().handle_request();
         let mut tried: Vec<Arc<Link>> = Vec::new();
         outbound.meta.bodiless = body.is_end_stream();
         let received = (!outbound.meta.bodiless).then(|| record.received());
@@ -113,6 +119,10 @@ impl Dispatch {
                 replays: outbound.meta.attempt,
             };
             let class = replay::decide(attempt, &failure.fault).ok_or(failure.fault)?;
+            if failure.fault.kind == Kind::ConnectionLimitReached && !self.allowance.lock().take(clock::now()) {
+                self.metrics.withheld.inc();
+                return Err(failure.fault);
+            }
             self.metrics.replayed(class);
             tracing::info!(
                 from = %member.link.peer().node(), fault = %failure.fault, ?class, attempt = outbound.meta.attempt + 1,

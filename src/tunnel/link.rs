@@ -534,17 +534,31 @@ async fn accept_stream(link: Arc<Link>, owner: Arc<dyn Owner>, mut streams: (Sen
     match preamble {
         Ok(Some((Preamble::Open { counter }, early))) if link.remote.sends => {
             let exchange = Exchange::new(counter, link.peer.clone(), false, link.clone(), streams);
-            if !link.peer.insert(exchange.clone()) || exchange.handle_early(early.len()).is_err() {
+            if !link.peer.admit(&exchange) {
+                return exchange.decline();
+            }
+            if exchange.handle_early(early.len()).is_err() {
                 return exchange.abort(ResetCode::Protocol.fault());
             }
-            link.peer.metrics().exchanges.inc();
-            owner.handle_exchange(&link, ExchangeWriter::new(exchange.clone()), ExchangeReader::new(exchange, early));
+            start_exchange(&link, &*owner, exchange, early);
         }
         Ok(Some((Preamble::Resume { counter, generation, received, window }, early))) => {
+            if received == 0 && link.remote.sends && link.peer.find(counter).is_none() {
+                // Its OPEN was lost with another link, or is still to come.
+                let exchange = Exchange::unattached(counter, link.peer.clone());
+                if link.peer.admit(&exchange) {
+                    start_exchange(&link, &*owner, exchange, Bytes::new());
+                }
+            }
             resume::accept_resume(&link, counter, generation, (received, window), &early, streams).await;
         }
         _ => resume::refuse(&mut streams.0, &mut streams.1, ResetCode::Protocol),
     }
+}
+
+fn start_exchange(link: &Arc<Link>, owner: &dyn Owner, exchange: Arc<Exchange>, early: Bytes) {
+    link.peer.metrics().exchanges.inc();
+    owner.handle_exchange(link, ExchangeWriter::new(exchange.clone()), ExchangeReader::new(exchange, early));
 }
 
 /// The preamble and whatever came with it.

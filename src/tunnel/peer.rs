@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 
 use super::code::CloseCode;
 use super::control::{Ack, Hello};
+use super::exchange::ended::Ended;
 use super::exchange::retention::Budget;
 use super::exchange::{Exchange, lost};
 use super::link::Link;
@@ -69,6 +70,7 @@ pub struct Peer {
     metrics: TunnelMetrics,
     exchanges: Mutex<HashMap<u64, Arc<Exchange>>>,
     lingering: Mutex<VecDeque<(Instant, u64)>>,
+    ended: Mutex<Ended>,
     links: Mutex<Vec<Arc<Link>>>,
     changed: Notify,
     /// The run of the same process before this one, until this one can take over.
@@ -104,8 +106,25 @@ impl Peer {
         &self.metrics
     }
 
-    pub(super) fn insert(&self, exchange: Arc<Exchange>) -> bool {
-        self.exchanges.lock().insert(exchange.counter(), exchange).is_none()
+    /// At an edge: enters an exchange that it opens.
+    pub(super) fn insert(&self, exchange: Arc<Exchange>) {
+        self.exchanges.lock().insert(exchange.counter(), exchange);
+    }
+
+    /// At a gateway: enters an exchange that came, unless it is or was here.
+    pub(super) fn admit(&self, exchange: &Arc<Exchange>) -> bool {
+        let mut exchanges = self.exchanges.lock();
+        let counter = exchange.counter();
+        let new = !exchanges.contains_key(&counter) && !self.ended.lock().knows(counter);
+        if new {
+            exchanges.insert(counter, exchange.clone());
+        }
+        new
+    }
+
+    /// An exchange failed here, or began with RESUME, and is over: a preamble that comes late must not start it again.
+    pub(super) fn remember(&self, counter: u64) {
+        self.ended.lock().handle_end(clock::now(), counter);
     }
 
     pub(super) fn find(&self, counter: u64) -> Option<Arc<Exchange>> {
@@ -146,8 +165,8 @@ impl Peer {
                 _ => None,
             };
             let Some((_, counter)) = counter else { return };
-            if self.find(counter).is_some_and(|exchange| exchange.is_lingering()) {
-                self.remove(counter);
+            if let Some(exchange) = self.find(counter).filter(|exchange| exchange.is_lingering()) {
+                exchange.leave_table(false);
             }
         }
     }
@@ -272,6 +291,7 @@ impl Peers {
             metrics: self.metrics.clone(),
             exchanges: Mutex::default(),
             lingering: Mutex::default(),
+            ended: Mutex::default(),
             links: Mutex::default(),
             changed: Notify::new(),
             predecessor: Mutex::default(),

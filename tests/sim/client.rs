@@ -27,6 +27,7 @@ pub async fn call(world: Arc<World>, id: usize) {
     tokio::time::sleep(Duration::from_millis(request.at_ms)).await;
     world.see(id, |seen| seen.started_ms = Some(request.at_ms));
     let Some(host) = ready_host(&world, request.pop).await else { return world.end(id, Ended::NoLink) };
+    world.see(id, |seen| seen.dispatched = true);
     host.clone().spawn(async move {
         let ended = send(&host, id, &request).await;
         host.world.end(id, ended);
@@ -67,9 +68,9 @@ fn choose(host: &Host, tried: &[Arc<Link>]) -> Option<Arc<Link>> {
 
 async fn send(host: &Arc<Host>, id: usize, request: &Request) -> Ended {
     let mut tried = Vec::new();
-    let mut attempt = 0;
+    let (mut attempt, mut last) = (0, Ended::NoLink);
     loop {
-        let Some(link) = choose(host, &tried).filter(|_| tried.len() < 8) else { return Ended::NoLink };
+        let Some(link) = choose(host, &tried).filter(|_| tried.len() < 8) else { return last };
         let node = link.peer().node().to_string();
         host.world.note(|| format!("request {id} goes to {node}"));
         host.world.see(id, |seen| seen.gateways.push(node));
@@ -77,7 +78,9 @@ async fn send(host: &Arc<Host>, id: usize, request: &Request) -> Ended {
         let Some((writer, reader)) = link.open() else { continue };
         host.spawn(pump(host.clone(), id, attempt, writer));
         match receive(host, id, request, reader).await {
-            Ended::Fault(fault) if fault.retry == Retry::Anywhere && attempt + 1 < ATTEMPTS_MAX => attempt += 1,
+            Ended::Fault(fault) if fault.retry == Retry::Anywhere && attempt + 1 < ATTEMPTS_MAX => {
+                (attempt, last) = (attempt + 1, Ended::Fault(fault));
+            }
             ended => return ended,
         }
     }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::client;
+use crate::{client, trust};
 use crate::host::{Host, Node};
 use crate::scenario::{Fault, Mode, Path, Scenario, Towards, What};
 use crate::world::{Ended, Seen, World};
@@ -34,6 +34,8 @@ pub struct Report {
 
 /// Runs a scenario in paused time.
 pub fn run(scenario: &Scenario, verbose: bool) -> Report {
+    // Made before the seed is set: it takes random numbers too.
+    trust::get();
     fastrand::seed(scenario.seed);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     let report = runtime.expect("runtime").block_on(simulate(scenario.clone(), verbose));
@@ -156,8 +158,8 @@ async fn crash(world: &Arc<World>, node: Node, over: Duration) {
     host.kill();
     if let Node::Pop(pop) = node {
         for (id, request) in world.scenario.requests.iter().enumerate() {
-            let under_way = world.seen.lock()[id].gateways.is_empty();
-            if request.pop == pop && !under_way {
+            let dispatched = world.seen.lock()[id].dispatched;
+            if request.pop == pop && dispatched {
                 world.end(id, Ended::Gone);
             }
         }
@@ -271,7 +273,8 @@ fn is_excused(world: &World, id: usize, seen: &Seen, ended_ms: u64) -> bool {
     let scenario = &world.scenario;
     let (request, started_ms) = (&scenario.requests[id], seen.started_ms.unwrap_or(0));
     // Past the budget an exchange may lose its ability to resume.
-    if request.mode == Mode::Break || scenario.retention_max < 1 << 20 {
+    let refused_by_all = request.mode == Mode::Reject && seen.executions == 0;
+    if request.mode == Mode::Break || refused_by_all || scenario.retention_max < 1 << 20 {
         return true;
     }
     let met = |gateway: usize| seen.gateways.contains(&Node::Gateway(gateway).name());

@@ -15,6 +15,8 @@ use crate::scenario::Scenario;
 pub struct Seen {
     /// The client's request was due at this time.
     pub started_ms: Option<u64>,
+    /// Given to the process that runs the PoP.
+    pub dispatched: bool,
     pub ended: Option<(u64, Ended)>,
     /// Handlers that began to work on it.
     pub executions: u32,

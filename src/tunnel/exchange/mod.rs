@@ -8,6 +8,7 @@
 //! The preamble of a stream is OPEN (counter), or RESUME (counter, generation, received offset), which is answered by
 //! RESUMED (generation, received offset). The exchange's id is the edge's instance (from HELLO) and the counter.
 
+pub mod ended;
 mod half;
 pub mod preamble;
 pub mod receiver;
@@ -112,6 +113,8 @@ pub struct Exchange {
     peer: Arc<Peer>,
     /// The edge opens and re-attaches; the gateway waits for it.
     owner: bool,
+    /// At a gateway: began with RESUME, so its OPEN may still come.
+    resumed_first: bool,
     started: Instant,
     state: Mutex<State>,
 }
@@ -132,20 +135,30 @@ impl Exchange {
         link: Arc<Link>,
         streams: (SendStream, RecvStream),
     ) -> Arc<Self> {
-        let settings = peer.settings();
         link.attach();
         let mut lead = BytesMut::new();
         if owner {
             Preamble::Open { counter }.encode(&mut lead);
         }
+        Self::with(counter, peer, owner, Some(Attachment::new(link, streams, lead.freeze())))
+    }
+
+    /// At a gateway: an exchange whose RESUME is the first that is heard of it.
+    pub(super) fn unattached(counter: u64, peer: Arc<Peer>) -> Arc<Self> {
+        Self::with(counter, peer, false, None)
+    }
+
+    fn with(counter: u64, peer: Arc<Peer>, owner: bool, attachment: Option<Attachment>) -> Arc<Self> {
+        let settings = peer.settings();
         Arc::new(Self {
             counter,
             owner,
+            resumed_first: attachment.is_none(),
             started: clock::now(),
             state: Mutex::new(State {
                 send: Sender::new(peer.credit(), settings.budget.clone()),
                 recv: Receiver::new(settings.window, settings.window_max),
-                attachment: Some(Attachment::new(link, streams, lead.freeze())),
+                attachment,
                 generation: 0,
                 asked: 0,
                 finished: false,
@@ -438,7 +451,7 @@ impl Exchange {
         }
         if state.halves == 0 && state.send.is_settled() {
             drop(state);
-            self.peer.remove(self.counter);
+            self.leave_table(true);
         }
     }
 
@@ -458,7 +471,7 @@ impl Exchange {
             attachment.abandon(ResetCode::from_fault(&fault));
         }
         wake(state);
-        self.peer.remove(self.counter);
+        self.leave_table(false);
     }
 
     /// The attachment is of no more use. The edge attaches anew; the gateway waits for that, for a grace time.
@@ -492,6 +505,22 @@ impl Exchange {
         let generation = state.generation.max(state.asked) + 1;
         state.asked = generation;
         Some((generation, Preamble::Resume { counter, generation, received, window }))
+    }
+
+    /// Leaves the peer's table. `settled`: the other end has everything, so that it will not resume.
+    pub(super) fn leave_table(&self, settled: bool) {
+        if !self.owner && (self.resumed_first || !settled) {
+            self.peer.remember(self.counter);
+        }
+        self.peer.remove(self.counter);
+    }
+
+    /// At a gateway: it is or was here already; this stream came late and starts nothing.
+    pub(super) fn decline(&self) {
+        if let Some(attachment) = self.state.lock().attachment.take() {
+            attachment.link.detach();
+            attachment.abandon(ResetCode::Stale);
+        }
     }
 
     /// How many attachments it has had, the first not counted.
@@ -599,7 +628,7 @@ impl Exchange {
             state.send.clear();
             wake(&mut state);
             drop(state);
-            self.peer.remove(self.counter);
+            self.leave_table(true);
         } else {
             drop(state);
             self.peer.linger(self.counter);

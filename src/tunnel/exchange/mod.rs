@@ -144,7 +144,7 @@ impl Exchange {
             started: clock::now(),
             state: Mutex::new(State {
                 send: Sender::new(peer.credit(), settings.budget.clone()),
-                recv: Receiver::new(settings.window, settings.window_max),
+                recv: Receiver::new(settings.window, settings.window_max, settings.window_budget.clone()),
                 attachment: Some(Attachment::new(link, streams, lead.freeze())),
                 generation: 0,
                 asked: 0,
@@ -366,9 +366,10 @@ impl Exchange {
         let mut note = BytesMut::new();
         write(&mut note);
         self.append(note.freeze());
+        // The stream may keep the waker used here: who really waits must ask again.
+        let waiting = self.state.lock().send_waker.take();
         let _ = self.poll_flush(&mut Context::from_waker(Waker::noop()), false);
-        // The stream may have kept the waker used here: who really waits must ask again.
-        if let Some(waiting) = self.state.lock().send_waker.take() {
+        if let Some(waiting) = waiting {
             waiting.wake();
         }
     }
@@ -438,7 +439,7 @@ impl Exchange {
         }
         if state.halves == 0 && state.send.is_settled() {
             drop(state);
-            self.peer.remove(self.counter);
+            self.peer.remove(self);
         }
     }
 
@@ -458,7 +459,7 @@ impl Exchange {
             attachment.abandon(ResetCode::from_fault(&fault));
         }
         wake(state);
-        self.peer.remove(self.counter);
+        self.peer.remove(self);
     }
 
     /// The attachment is of no more use. The edge attaches anew; the gateway waits for that, for a grace time.
@@ -569,6 +570,18 @@ impl Exchange {
         self.state.lock().halves == 0
     }
 
+    /// Whether a lingering exchange can be forgotten: all it had to say was taken by the stream, or is not wanted.
+    pub(super) fn is_expired(self: &Arc<Self>) -> bool {
+        let state = &mut *self.state.lock();
+        if let Some(attachment) = &state.attachment
+            && let Poll::Ready(Ok(Some(code))) =
+                pin!(attachment.send.stopped()).poll(&mut Context::from_waker(Waker::noop()))
+        {
+            self.handle_stopped(state, ResetCode::from_varint(code));
+        }
+        state.send.is_flushed()
+    }
+
     /// The reader has the whole message.
     fn complete_read(self: &Arc<Self>) {
         let mut state = self.state.lock();
@@ -599,7 +612,7 @@ impl Exchange {
             state.send.clear();
             wake(&mut state);
             drop(state);
-            self.peer.remove(self.counter);
+            self.peer.remove(self);
         } else {
             drop(state);
             self.peer.linger(self.counter);

@@ -38,7 +38,7 @@ fn send(budget: &Arc<Budget>) -> u64 {
 }
 
 fn receive() -> usize {
-    let mut receiver = Receiver::new(256 << 10, 4 << 20);
+    let mut receiver = Receiver::new(256 << 10, 4 << 20, Arc::new(Budget::new(256 << 20)));
     let now = clock::now();
     let mut acknowledged = 0;
     for _ in 0..PIECES {

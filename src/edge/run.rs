@@ -311,7 +311,11 @@ fn start_workers(shared: &Arc<Shared>, sockets: Vec<Sockets>) -> Result<Vec<thre
                     shared.clients.shutdown().start_force();
                 }
             }),
-            Err(error) => tracing::error!(%error, "worker cannot start"),
+            Err(error) => {
+                // Its sockets would take their share of the clients and answer none.
+                tracing::error!(%error, "worker cannot start");
+                shared.clients.shutdown().start_force();
+            }
         };
         threads.push(thread::Builder::new().name(format!("worker-{index}")).spawn(body)?);
     }

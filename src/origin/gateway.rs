@@ -131,22 +131,25 @@ async fn respond(
     record: &mut Record,
 ) -> Result<(), Fault> {
     writer.response(head);
+    let mut unsent = 0;
     loop {
         let ready = std::pin::Pin::new(&mut body).poll_frame(&mut Context::from_waker(Waker::noop()));
         let frame = match ready {
             Poll::Ready(frame) => frame,
             Poll::Pending => {
                 writer.flush().await?;
+                unsent = 0;
                 body.frame().await
             }
         };
         match frame.transpose()?.map(http_body::Frame::into_data) {
             Some(Ok(data)) => {
                 record.sent(data.len() as u64);
-                let large = data.len() > SMALL;
+                unsent += data.len();
                 writer.body(data);
-                if large {
+                if unsent > SMALL {
                     writer.flush().await?;
+                    unsent = 0;
                 }
             }
             Some(Err(frame)) => {
@@ -161,7 +164,7 @@ async fn respond(
     }
 }
 
-/// Pieces up to this size wait for the next poll of the body, so that a small response goes out in one write.
+/// Bytes up to this many wait for the next poll of the body, so that a small response goes out in one write.
 const SMALL: usize = 4 << 10;
 
 /// Tells the PoP how far the upstream is.

@@ -126,6 +126,7 @@ impl ResetCode {
             Kind::ResponseHeaderSectionSize => Self::UpstreamHeadSize,
             Kind::ResponseTimeout => Self::UpstreamTimeout,
             Kind::UpgradeFailed => Self::UpgradeFailed,
+            Kind::ProtocolError if fault.stage == Stage::Tunnel => Self::Protocol,
             Kind::ProtocolError => Self::UpstreamProtocol,
             Kind::InternalError => Self::Internal,
         }

@@ -246,6 +246,10 @@ impl Hello {
         if hello.node.is_empty() {
             return Err(WireError::Range("node"));
         }
+        if hello.window == 0 {
+            // No exchange could ever send its first byte.
+            return Err(WireError::Range("window"));
+        }
         Ok(hello)
     }
 }

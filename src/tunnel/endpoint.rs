@@ -109,20 +109,20 @@ impl Credentials {
     }
 }
 
-/// Transport settings of a link. Flow control per exchange is layer 2's (credit), so QUIC's windows are wide: a
-/// stalled exchange must not block its neighbours.
+/// Transport settings of a link. Flow control per exchange is layer 2's (credit), so QUIC's windows are wide: stalled
+/// exchanges must not block their neighbours, nor the control stream. What the other end may send is bounded by the credit
+/// of at most `exchanges_max` exchanges.
 pub fn transport(limits: &TunnelLimits) -> TransportConfig {
     let mut transport = TransportConfig::default();
     let idle = IdleTimeout::try_from(limits.idle_timeout).ok();
     let stream_window = limits.exchange_window_max.saturating_add(64 << 10);
-    let link_window = limits.retention_max.max(64 << 20);
     transport
         .max_idle_timeout(idle)
         .keep_alive_interval(Some(KEEP_ALIVE.min(limits.idle_timeout / 3)))
         .max_concurrent_bidi_streams(VarInt::from_u32(limits.exchanges_max.saturating_add(1)))
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .stream_receive_window(VarInt::from_u64(stream_window).unwrap_or(VarInt::MAX))
-        .receive_window(VarInt::from_u64(link_window).unwrap_or(VarInt::MAX))
+        .receive_window(VarInt::MAX)
         .send_window(SEND_WINDOW)
         .datagram_receive_buffer_size(None)
         .ack_frequency_config(Some(AckFrequencyConfig::default()));

@@ -31,6 +31,10 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 const OUTBOX_MAX: usize = 256 << 10;
 /// Acknowledgements that need no hurry go out in batches of this many, or with the next heartbeat.
 const ACK_BATCH: usize = 32;
+/// Acknowledgements in one frame: three varints each, so well below the largest frame.
+const ACK_FRAME: usize = 1_024;
+/// Acknowledgements that may wait, like [`OUTBOX_MAX`].
+const ACKS_MAX: usize = 64 << 10;
 
 /// Where a link stands; the words of logs, metrics and documents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -201,8 +205,12 @@ impl Link {
     /// Queues an acknowledgement; `urgent` if the other end may be waiting for its credit.
     pub(super) fn ack(&self, ack: Ack, urgent: bool) {
         let mut outbox = self.outbox.lock();
-        outbox.acks.push(ack);
-        if urgent || outbox.acks.len() == ACK_BATCH {
+        if outbox.acks.len() == ACKS_MAX {
+            self.overflow.store(true, Ordering::Relaxed);
+        } else {
+            outbox.acks.push(ack);
+        }
+        if urgent || outbox.acks.len() >= ACK_BATCH {
             drop(outbox);
             self.wake.notify_one();
         }
@@ -221,12 +229,12 @@ impl Link {
     }
 
     fn take_outbox(&self) -> Bytes {
-        let mut outbox = self.outbox.lock();
-        if !outbox.acks.is_empty() {
-            let acks = Control::Ack(std::mem::take(&mut outbox.acks));
-            acks.encode(&mut outbox.frames);
+        let Outbox { frames, acks } = &mut *self.outbox.lock();
+        for some in acks.chunks(ACK_FRAME) {
+            Control::Ack(some.to_vec()).encode(frames);
         }
-        outbox.frames.split().freeze()
+        acks.clear();
+        frames.split().freeze()
     }
 
     /// Suspicion from what an exchange met: no new work until a probe came back. That packets are heard says nothing
@@ -542,8 +550,8 @@ async fn accept_stream(link: Arc<Link>, owner: Arc<dyn Owner>, mut streams: (Sen
             }
             start_exchange(&link, &*owner, exchange, early);
         }
-        Ok(Some((Preamble::Resume { counter, generation, received, window }, early))) => {
-            if received == 0 && link.remote.sends && link.peer.find(counter).is_none() {
+        Ok(Some((Preamble::Resume { counter, generation, received, window }, early))) if link.remote.sends => {
+            if received == 0 && link.peer.find(counter).is_none() {
                 // Its OPEN was lost with another link, or is still to come.
                 let exchange = Exchange::unattached(counter, link.peer.clone());
                 if link.peer.admit(&exchange) {

@@ -3,6 +3,7 @@
 //! Exchanges belong to the peer, not to a link: that is why they survive links. A peer is one *instance* (one run) of a
 //! process; a new instance under the same name ends the exchanges of the old one at once.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -39,6 +40,8 @@ pub struct Settings {
     pub grace: Duration,
     /// Memory for unacknowledged bytes.
     pub budget: Arc<Budget>,
+    /// Memory for bytes that readers have not taken, beyond the window every exchange starts with.
+    pub window_budget: Arc<Budget>,
     /// The next exchange's counter; the other half of its id is this process's instance.
     counter: AtomicU64,
 }
@@ -51,6 +54,7 @@ impl Settings {
             window_max: limits.exchange_window_max,
             grace: GRACE,
             budget: Arc::new(Budget::new(limits.retention_max)),
+            window_budget: Arc::new(Budget::new(limits.retention_max)),
             counter: AtomicU64::new(0),
         }
     }
@@ -131,8 +135,11 @@ impl Peer {
         self.exchanges.lock().get(&counter).cloned()
     }
 
-    pub(super) fn remove(&self, counter: u64) {
-        let removed = self.exchanges.lock().remove(&counter);
+    pub(super) fn remove(&self, exchange: &Arc<Exchange>) {
+        let removed = match self.exchanges.lock().entry(exchange.counter()) {
+            Entry::Occupied(known) if Arc::ptr_eq(known.get(), exchange) => Some(known.remove()),
+            _ => None,
+        };
         // Dropped after the table's lock is released: an exchange may hold the last reference to a link.
         drop(removed);
     }
@@ -157,7 +164,7 @@ impl Peer {
         self.sweep(now);
     }
 
-    /// Drops lingering exchanges whose grace time is over.
+    /// Drops lingering exchanges whose grace time is over. Those that still send, because their reader is slow, stay.
     pub(super) fn sweep(&self, now: Instant) {
         loop {
             let counter = match self.lingering.lock() {
@@ -165,8 +172,11 @@ impl Peer {
                 _ => None,
             };
             let Some((_, counter)) = counter else { return };
-            if let Some(exchange) = self.find(counter).filter(|exchange| exchange.is_lingering()) {
+            let Some(exchange) = self.find(counter).filter(|exchange| exchange.is_lingering()) else { continue };
+            if exchange.is_expired() {
                 exchange.leave_table(false);
+            } else {
+                self.lingering.lock().push_back((now + self.settings.grace, counter));
             }
         }
     }

@@ -311,3 +311,127 @@ async fn dropping_a_reader_cancels_the_other_end() {
     .await
     .expect("the gateway still holds the exchange");
 }
+
+async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let waited = async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), waited).await.expect(what);
+}
+
+#[tokio::test]
+async fn an_exchange_survives_that_either_end_leaves_its_link_in_suspicion() {
+    let pair = Pair::new(TunnelLimits::default());
+    let link = pair.link().await;
+    let gateway = pair.origin.1.all().pop().unwrap();
+    let mut left = 0;
+    echo(&link, 6_000_000, 60_000, |received| {
+        if left < 1 && received > 2_000_000 {
+            left = 1;
+            gateway.links().iter().for_each(|link| gateway.evacuate(link));
+        }
+        if left < 2 && received > 4_000_000 {
+            left = 2;
+            link.peer().evacuate(&link);
+        }
+    })
+    .await;
+    assert_eq!(left, 2);
+    assert!(pair.resumed() >= 2, "{}", pair.resumed());
+}
+
+#[tokio::test]
+async fn an_exchange_whose_edge_left_waits_at_the_gateway_for_its_resume() {
+    let pair = Pair::new(TunnelLimits::default());
+    let link = pair.link().await;
+    let mut left = false;
+    let transfer = echo(&link, 3_000_000, 60_000, |received| {
+        if !left && received > 1_000_000 {
+            left = true;
+            link.set_state(LinkState::Draining);
+            link.peer().evacuate(&link);
+        }
+    });
+    let allow = async {
+        until("the gateway sees that the edge left", || pair.origin.1.metrics().detached.get() == 1).await;
+        link.set_state(LinkState::Ready);
+    };
+    tokio::join!(transfer, allow);
+    assert_eq!(pair.resumed(), 1);
+}
+
+#[tokio::test]
+async fn a_resume_whose_answer_was_lost_is_followed_by_another() {
+    let pair = Pair::new(TunnelLimits::default());
+    let link = pair.link().await;
+    let mut left = false;
+    let transfer = echo(&link, 3_000_000, 60_000, |received| {
+        if !left && received > 1_000_000 {
+            left = true;
+            link.set_state(LinkState::Draining);
+            link.peer().evacuate(&link);
+        }
+    });
+    let lose = async {
+        until("the gateway sees that the edge left", || pair.origin.1.metrics().detached.get() == 1).await;
+        let exchange = link.peer().find(0).unwrap();
+        let (_, preamble) = exchange.resume_point().unwrap();
+        let (mut send, mut recv) = link.connection().open_bi().await.unwrap();
+        let mut out = bytes::BytesMut::new();
+        preamble.encode(&mut out);
+        send.write_chunk(out.freeze()).await.unwrap();
+        // RESUMED came back, but the edge never sees it.
+        assert!(recv.read_chunk(1, true).await.unwrap().is_some());
+        super::resume::refuse(&mut send, &mut recv, super::code::ResetCode::Stale);
+        link.set_state(LinkState::Ready);
+    };
+    tokio::join!(transfer, lose);
+    assert_eq!(pair.resumed(), 1);
+}
+
+#[tokio::test]
+async fn readers_that_stall_do_not_block_their_neighbours_on_a_link() {
+    let limits = TunnelLimits { retention_max: 1 << 20, exchange_window_max: 256 << 10, ..TunnelLimits::default() };
+    let pair = Pair::new(limits);
+    let link = pair.link().await;
+    let mut stalled = Vec::new();
+    // More unread than any window that QUIC would give a connection by default.
+    for _ in 0..400 {
+        let (mut writer, reader) = link.open().unwrap();
+        writer.request(&head(), &Meta::default());
+        writer.body(Bytes::from(vec![0; 200 << 10]));
+        writer.flush().await.unwrap();
+        stalled.push((writer, reader));
+    }
+    tokio::time::timeout(Duration::from_secs(20), echo(&link, 1_000_000, 60_000, |_| {})).await.expect("blocked");
+}
+
+#[tokio::test]
+async fn any_number_of_acknowledgements_goes_out_in_frames_that_the_other_end_takes() {
+    let pair = Pair::new(TunnelLimits::default());
+    let link = pair.link().await;
+    for exchange in 0..20_000 {
+        let ack = super::control::Ack { exchange: 1 << 60 | exchange, offset: 1 << 60, window: 1 << 60 };
+        link.ack(ack, false);
+    }
+    echo(&link, 100_000, 60_000, |_| {}).await;
+    assert!(link.is_usable());
+}
+
+#[tokio::test]
+async fn a_counter_that_is_taken_leaves_the_exchange_that_has_it_alone() {
+    let pair = Pair::new(TunnelLimits::default());
+    let link = pair.link().await;
+    let (mut writer, reader) = link.open().unwrap();
+    writer.request(&head(), &Meta::default());
+    writer.flush().await.unwrap();
+    let gateway = pair.origin.1.all().pop().unwrap();
+    until("the exchange is taken", || gateway.find(0).is_some()).await;
+    let (mut send, mut recv) = link.connection().open_bi().await.unwrap();
+    send.write_all(&[0x01, 0x00]).await.unwrap();
+    let refused = recv.read_chunk(1, true).await.unwrap_err();
+    assert_eq!(refused, quinn::ReadError::Reset(super::code::ResetCode::Protocol.varint()));
+    tokio::join!(send_body(writer, 2_000_000, 60_000), check_echo(reader, 2_000_000, |_| {}));
+}

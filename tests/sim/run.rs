@@ -5,10 +5,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::{client, trust};
 use crate::host::{Host, Node};
 use crate::scenario::{Fault, Mode, Path, Scenario, Towards, What};
 use crate::world::{Ended, Seen, World};
+use crate::{client, trust};
 
 /// After the last fault every exchange must end within the grace time of a detached one, and this for its own length.
 const END_MS: u64 = 10_000 + 15_000;

@@ -157,7 +157,7 @@ impl Exchange {
             started: clock::now(),
             state: Mutex::new(State {
                 send: Sender::new(peer.credit(), settings.budget.clone()),
-                recv: Receiver::new(settings.window, settings.window_max),
+                recv: Receiver::new(settings.window, settings.window_max, settings.window_budget.clone()),
                 attachment,
                 generation: 0,
                 asked: 0,
@@ -379,9 +379,10 @@ impl Exchange {
         let mut note = BytesMut::new();
         write(&mut note);
         self.append(note.freeze());
+        // The stream may keep the waker used here: who really waits must ask again.
+        let waiting = self.state.lock().send_waker.take();
         let _ = self.poll_flush(&mut Context::from_waker(Waker::noop()), false);
-        // The stream may have kept the waker used here: who really waits must ask again.
-        if let Some(waiting) = self.state.lock().send_waker.take() {
+        if let Some(waiting) = waiting {
             waiting.wake();
         }
     }
@@ -508,11 +509,11 @@ impl Exchange {
     }
 
     /// Leaves the peer's table. `settled`: the other end has everything, so that it will not resume.
-    pub(super) fn leave_table(&self, settled: bool) {
+    pub(super) fn leave_table(self: &Arc<Self>, settled: bool) {
         if !self.owner && (self.resumed_first || !settled) {
             self.peer.remember(self.counter);
         }
-        self.peer.remove(self.counter);
+        self.peer.remove(self);
     }
 
     /// At a gateway: it is or was here already; this stream came late and starts nothing.
@@ -596,6 +597,18 @@ impl Exchange {
     /// Whether nobody but the acknowledgements is awaited.
     pub(super) fn is_lingering(&self) -> bool {
         self.state.lock().halves == 0
+    }
+
+    /// Whether a lingering exchange can be forgotten: all it had to say was taken by the stream, or is not wanted.
+    pub(super) fn is_expired(self: &Arc<Self>) -> bool {
+        let state = &mut *self.state.lock();
+        if let Some(attachment) = &state.attachment
+            && let Poll::Ready(Ok(Some(code))) =
+                pin!(attachment.send.stopped()).poll(&mut Context::from_waker(Waker::noop()))
+        {
+            self.handle_stopped(state, ResetCode::from_varint(code));
+        }
+        state.send.is_flushed()
     }
 
     /// The reader has the whole message.

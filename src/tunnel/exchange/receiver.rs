@@ -1,9 +1,16 @@
 //! The receiving half of one direction of an exchange (sans-IO): the offset, and the credit given to the other end.
 //!
 //! Invariant: `received <= granted`. The window starts small and doubles while the reader drains it within two round
-//! trips, so a slow reader cannot pin memory and a fast one is not throttled.
+//! trips, so a slow reader cannot pin memory and a fast one is not throttled. What it grows by comes from a budget of the
+//! whole process and goes back when the reader gets slow.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use super::retention::Budget;
+
+/// Round trips that half of a window may last before the window is more than the reader needs.
+const IDLE_ROUND_TRIPS: u32 = 32;
 
 /// The other end sent more than it was allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -16,14 +23,17 @@ pub struct Receiver {
     received: u64,
     granted: u64,
     window: u64,
+    window_min: u64,
     window_max: u64,
     granted_at: Option<Instant>,
+    budget: Arc<Budget>,
 }
 
 impl Receiver {
-    /// A direction at offset 0 with this window, announced in HELLO, which may grow to `window_max`.
-    pub fn new(window: u64, window_max: u64) -> Self {
-        Self { received: 0, granted: window, window, window_max: window_max.max(window), granted_at: None }
+    /// A direction at offset 0 with this window, announced in HELLO, which may grow to `window_max` within `budget`.
+    pub fn new(window: u64, window_max: u64, budget: Arc<Budget>) -> Self {
+        let window_max = window_max.max(window);
+        Self { received: 0, granted: window, window, window_min: window, window_max, granted_at: None, budget }
     }
 
     /// Bytes received in order so far, where the other end goes on after a resume, and how many more it may send.
@@ -46,18 +56,39 @@ impl Receiver {
         if left > self.window / 2 {
             return None;
         }
-        let quick = self.granted_at.is_none_or(|at| now.saturating_duration_since(at) < rtt() * 2);
-        if quick {
-            self.window = (self.window * 2).min(self.window_max);
+        let (took, rtt) = (self.granted_at.map(|at| now.saturating_duration_since(at)), rtt());
+        if took.is_none_or(|took| took < rtt * 2) {
+            self.grow();
+        } else if took.is_some_and(|took| took > rtt * IDLE_ROUND_TRIPS) {
+            self.shrink();
         }
         self.granted_at = Some(now);
         self.granted = self.received + self.window;
         Some((self.received, self.window))
     }
 
+    fn grow(&mut self) {
+        let more = self.window.min(self.window_max - self.window);
+        if more > 0 && self.budget.reserve(more) {
+            self.window += more;
+        }
+    }
+
+    fn shrink(&mut self) {
+        let less = (self.window / 2).min(self.window - self.window_min);
+        self.window -= less;
+        self.budget.release(less);
+    }
+
     /// The last acknowledgement: everything came.
     pub fn final_ack(&self) -> (u64, u64) {
         (self.received, 0)
+    }
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        self.budget.release(self.window - self.window_min);
     }
 }
 
@@ -67,10 +98,14 @@ mod tests {
 
     const RTT: Duration = Duration::from_millis(10);
 
+    fn receiver(window: u64, window_max: u64) -> Receiver {
+        Receiver::new(window, window_max, Arc::new(Budget::new(1 << 30)))
+    }
+
     #[test]
     fn the_window_grows_for_a_fast_reader_and_stays_for_a_slow_one() {
         let start = crate::clock::now();
-        let (mut fast, mut slow) = (Receiver::new(1000, 8000), Receiver::new(1000, 8000));
+        let (mut fast, mut slow) = (receiver(1000, 8000), receiver(1000, 8000));
         let (mut at, mut windows) = (start, (0, 0));
         for step in 0..20 {
             fast.handle_received(500).unwrap();
@@ -89,8 +124,27 @@ mod tests {
 
     #[test]
     fn bytes_beyond_the_credit_are_an_error() {
-        let mut receiver = Receiver::new(10, 10);
+        let mut receiver = receiver(10, 10);
         assert_eq!(receiver.handle_received(10), Ok(()));
         assert_eq!(receiver.handle_received(1), Err(Overrun));
+    }
+
+    #[test]
+    fn windows_grow_within_the_budget_and_give_it_back() {
+        let budget = Arc::new(Budget::new(1500));
+        let start = crate::clock::now();
+        let drain = |receiver: &mut Receiver, at| {
+            let left = receiver.granted - receiver.received;
+            receiver.handle_received(left).unwrap();
+            receiver.poll_ack(at, || RTT).unwrap().1
+        };
+        let mut first = Receiver::new(1000, 8000, budget.clone());
+        let mut second = Receiver::new(1000, 8000, budget.clone());
+        assert_eq!(drain(&mut first, start), 2000);
+        assert_eq!(drain(&mut second, start), 1000, "nothing is left");
+        assert_eq!(drain(&mut first, start + RTT * 100), 1000, "a slow reader needs less");
+        assert_eq!(drain(&mut second, start + RTT), 2000);
+        drop((first, second));
+        assert_eq!(budget.used(), 0);
     }
 }

@@ -53,10 +53,15 @@ pub struct Admin {
     /// Whether new work is wanted.
     pub readiness: Readiness,
     /// The answer to `/status`; called on the admin listener's thread, must not block.
-    pub status: Box<dyn Fn() -> Value + Send + Sync>,
+    pub status: Report,
     /// Drained by `POST /drain`.
     pub shutdown: Shutdown,
+    /// What only this binary can be asked: paths of POST, and what each does and answers. As `status`, must not block.
+    pub commands: Vec<(&'static str, Report)>,
 }
+
+/// Something the admin listener asks the process.
+pub type Report = Box<dyn Fn() -> Value + Send + Sync>;
 
 /// Answers on `socket` until force begins, so that a drain can be watched. The tasks belong to `tasks`: give it an
 /// owner that is not waited for by the drain.
@@ -108,12 +113,14 @@ async fn converse(stream: Stream, admin: &Admin) {
 impl Admin {
     fn answer<B>(&self, request: &Request<B>) -> Answer {
         let read = [Method::GET, Method::HEAD];
-        let (allowed, answer): (&[Method], fn(&Self) -> Answer) = match request.uri().path() {
-            "/metrics" => (&read, Self::metrics),
-            "/healthz" => (&read, |_| text(StatusCode::OK, PLAIN, "ok\n")),
-            "/readyz" => (&read, Self::ready),
-            "/status" => (&read, |admin| json_text(StatusCode::OK, &(admin.status)())),
-            "/drain" => (&[Method::POST], Self::drain),
+        let path = request.uri().path();
+        let (allowed, answer): (&[Method], fn(&Self, &str) -> Answer) = match path {
+            "/metrics" => (&read, |admin, _| admin.metrics()),
+            "/healthz" => (&read, |_, _| text(StatusCode::OK, PLAIN, "ok\n")),
+            "/readyz" => (&read, |admin, _| admin.ready()),
+            "/status" => (&read, |admin, _| json_text(StatusCode::OK, &(admin.status)())),
+            "/drain" => (&[Method::POST], |admin, _| admin.drain()),
+            _ if self.command(path).is_some() => (&[Method::POST], Self::run),
             _ => return text(StatusCode::NOT_FOUND, PLAIN, "not found\n"),
         };
         if !allowed.contains(request.method()) {
@@ -123,7 +130,19 @@ impl Admin {
         if request.method() == Method::POST && request.headers().contains_key(ORIGIN) {
             return text(StatusCode::FORBIDDEN, PLAIN, "not for web pages\n");
         }
-        answer(self)
+        answer(self, path)
+    }
+
+    fn command(&self, path: &str) -> Option<&Report> {
+        self.commands.iter().find(|(name, _)| *name == path).map(|(_, command)| command)
+    }
+
+    fn run(&self, path: &str) -> Answer {
+        tracing::info!(path, "asked for by the admin listener");
+        self.command(path).map_or_else(
+            || text(StatusCode::NOT_FOUND, PLAIN, "not found\n"),
+            |command| json_text(StatusCode::ACCEPTED, &command()),
+        )
     }
 
     fn metrics(&self) -> Answer {

@@ -19,7 +19,13 @@ fn admin(shutdown: &Shutdown) -> Admin {
     let mut registry = metrics::registry("edge");
     let readiness = Readiness::new(shutdown.clone(), &["no_tunnel"]);
     readiness.register(&mut registry);
-    Admin { registry, readiness, status: Box::new(|| json!({ "tunnels": 2 })), shutdown: shutdown.clone() }
+    Admin {
+        registry,
+        readiness,
+        status: Box::new(|| json!({ "tunnels": 2 })),
+        shutdown: shutdown.clone(),
+        commands: vec![("/links/close", Box::new(|| json!({ "closed": 1 })))],
+    }
 }
 
 async fn running() -> Running {
@@ -140,6 +146,16 @@ async fn head_has_the_length_and_no_body() {
 async fn status_is_what_the_process_says() {
     let answer = running().await.ask("GET", "/status?pretty", "").await;
     assert_eq!((status(&answer), body(&answer)), ("200", "{\"tunnels\":2}\n"));
+}
+
+#[tokio::test]
+async fn a_command_of_the_binary_is_run_by_post_alone_and_not_by_web_pages() {
+    let running = running().await;
+    let answer = running.ask("POST", "/links/close", "").await;
+    assert_eq!((status(&answer), body(&answer)), ("202", "{\"closed\":1}\n"));
+    assert_eq!(status(&running.ask("GET", "/links/close", "").await), "405");
+    assert_eq!(status(&running.ask("POST", "/links/close", "origin: https://evil.test\r\n").await), "403");
+    assert_eq!(status(&running.ask("POST", "/links", "").await), "404");
 }
 
 #[tokio::test]

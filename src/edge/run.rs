@@ -157,7 +157,7 @@ impl Process {
             let socket = AdminSocket::bind(listen).await.map_err(|e| RunError::Admin(format!("{listen:?}"), e))?;
             ready.admin.push(socket.address());
             let status = Box::new(move || status.status());
-            let admin = Admin { registry, readiness, status, shutdown: shutdown.clone() };
+            let admin = Admin { registry, readiness, status, shutdown: shutdown.clone(), commands: Vec::new() };
             admin::start(socket, admin, &Tasks::new(shutdown.clone()));
         }
         let workers = start_workers(&shared, sockets)?;

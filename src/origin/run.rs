@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::failover::{Dialler, Holder, Supervisor};
 use super::gateway::{Gateway, Service};
 use super::upstream::{UpstreamMetrics, UpstreamSetupError, Upstreams};
-use crate::admin::{self, Admin, AdminSocket, Readiness};
+use crate::admin::{self, Admin, AdminSocket, Readiness, Report};
 use crate::config::OriginConfig;
 use crate::exit::Exit;
 use crate::observe::access::AccessLog;
@@ -103,7 +103,8 @@ impl Process {
             let socket = AdminSocket::bind(listen).await.map_err(|e| RunError::Admin(format!("{listen:?}"), e))?;
             ready.admin.push(socket.address());
             let status = status_of(&config.name, &dialler);
-            let admin = Admin { registry, readiness, status, shutdown: shutdown.clone() };
+            let commands = commands(&dialler);
+            let admin = Admin { registry, readiness, status, shutdown: shutdown.clone(), commands };
             admin::start(socket, admin, &Tasks::new(shutdown.clone()));
         }
         let end = CancellationToken::new();
@@ -158,7 +159,13 @@ async fn settle(dialler: &Dialler) {
     }
 }
 
-fn status_of(name: &str, dialler: &Arc<Dialler>) -> Box<dyn Fn() -> serde_json::Value + Send + Sync> {
+/// What an operator can ask of an origin: `POST /links/close` closes the link that carries most, and it is dialled again.
+fn commands(dialler: &Arc<Dialler>) -> Vec<(&'static str, Report)> {
+    let dialler = dialler.clone();
+    vec![("/links/close", Box::new(move || serde_json::json!({ "closed": dialler.close_busiest() })))]
+}
+
+fn status_of(name: &str, dialler: &Arc<Dialler>) -> Report {
     let (name, dialler) = (name.to_owned(), dialler.clone());
     Box::new(move || {
         serde_json::json!({

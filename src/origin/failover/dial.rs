@@ -251,6 +251,14 @@ impl Dialler {
         (self.ready)(any);
     }
 
+    /// Closes the link that carries most, without warning; what rode on it goes on on others. Answers its PoP, if there
+    /// was a link.
+    pub fn close_busiest(&self) -> Option<String> {
+        let busiest = self.held.lock().iter().filter(|link| link.is_usable()).max_by_key(|l| l.in_flight()).cloned()?;
+        busiest.close(CloseCode::Done, "closed by the operator");
+        Some(busiest.peer().node().to_string())
+    }
+
     /// The links for `/status`.
     pub fn status(&self) -> Value {
         let held = self.held.lock();

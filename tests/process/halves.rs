@@ -37,6 +37,7 @@ impl Switched {
 async fn switching() -> (String, JoinHandle<TcpStream>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
     let url = format!("http://{}", listener.local_addr().expect("address"));
+    #[expect(clippy::disallowed_methods, reason = "its owner is the test, which joins it")]
     let switched = tokio::spawn(async move {
         loop {
             let (mut stream, _) = listener.accept().await.expect("accept");

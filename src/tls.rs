@@ -69,6 +69,12 @@ pub enum TlsError {
         /// The key's file.
         key: PathBuf,
     },
+    /// A file of ticket keys is none.
+    #[error("{path} holds no ticket keys: 1 to 16 lines of 64 hexadecimal digits each (openssl rand -hex 32)")]
+    TicketKeys {
+        /// The file.
+        path: PathBuf,
+    },
     /// There is nothing to serve.
     #[error("no certificate is configured")]
     Empty,

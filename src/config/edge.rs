@@ -27,6 +27,8 @@ pub struct EdgeConfig {
     pub trusted: Vec<IpNet>,
     /// Site certificates; the first is the default when SNI matches none.
     pub certificates: Vec<TlsCertificate>,
+    /// Keys of session tickets, the same file at all PoPs. Default: keys of this process alone.
+    pub ticket_keys: Option<PathBuf>,
     /// The tunnel side.
     pub tunnel: EdgeTunnel,
     /// What is served.

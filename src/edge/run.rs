@@ -299,10 +299,11 @@ fn bind(config: &EdgeConfig) -> Result<(Vec<Sockets>, Ready), RunError> {
 
 fn start_workers(shared: &Arc<Shared>, sockets: Vec<Sockets>) -> Result<Vec<thread::JoinHandle<()>>, RunError> {
     let count = sockets.len();
+    let all_servers = Servers::new(shared)?;
     let mut threads = Vec::with_capacity(count);
     for (index, sockets) in sockets.into_iter().enumerate() {
         let worker = Worker::new(index, count).ok_or_else(|| io::Error::other("more than 256 workers"))?;
-        let servers = Servers::new(shared, worker)?;
+        let servers = all_servers.clone();
         let shared = shared.clone();
         let body = move || match Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => runtime.block_on(async {
@@ -322,7 +323,8 @@ fn start_workers(shared: &Arc<Shared>, sockets: Vec<Sockets>) -> Result<Vec<thre
     Ok(threads)
 }
 
-/// The TLS and QUIC configurations of one worker.
+/// The TLS and QUIC configurations of all workers: tickets of one are good at the others.
+#[derive(Clone)]
 struct Servers {
     client: quinn::ServerConfig,
     tunnel: quinn::ServerConfig,
@@ -330,13 +332,14 @@ struct Servers {
 }
 
 impl Servers {
-    fn new(shared: &Shared, _worker: Worker) -> Result<Self, RunError> {
-        let client_tls = tls::quic_config(shared.certificates.clone())?;
+    fn new(shared: &Shared) -> Result<Self, RunError> {
+        let tickets = tls::tickets(shared.config.ticket_keys.as_deref())?;
+        let client_tls = tls::quic_config(shared.certificates.clone(), tickets.clone())?;
         let transport = Arc::new(transport(&shared.config.tunnel.limits));
         Ok(Self {
             client: quic::server_config(client_tls, &shared.keys, &shared.config.limits),
             tunnel: shared.credentials.server_config(transport, shared.keys.token_key())?,
-            tcp: tls::tcp_config(shared.certificates.clone())?,
+            tcp: tls::tcp_config(shared.certificates.clone(), tickets)?,
         })
     }
 }

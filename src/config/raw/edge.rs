@@ -5,7 +5,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::files::{folder, pair};
+use super::files::{file, folder, pair};
 use super::item::{Item, Seen, each, flag, once, some};
 use super::names::{admin, host_pattern, name, network, socket};
 use super::numbers::{LONGEST, SHORTEST, duration, number, show_size, size};
@@ -22,7 +22,9 @@ pub fn edge(top: &mut Section<'_>) -> Option<EdgeConfig> {
     let admin = top.optional("admin", admin);
     let state_dir = top.optional("state_dir", folder);
     let trusted = top.or("trusted", Vec::new(), each(network));
-    let certificates = certificates(top.required_table("tls", "cert = \"site.pem\" and key = \"site.key\""));
+    let mut tls = top.required_table("tls", "cert = \"site.pem\" and key = \"site.key\"");
+    let ticket_keys = tls.optional("ticket_keys", file);
+    let certificates = certificates(tls);
     let tunnel_section = top.required_table("tunnel", "listen, cert, key and ca");
     let tunnel = tunnel(tunnel_section, name.as_deref(), listen.as_deref().unwrap_or_default());
     let services = services(top.required_tables("service", "name and hosts"));
@@ -37,6 +39,7 @@ pub fn edge(top: &mut Section<'_>) -> Option<EdgeConfig> {
         state_dir,
         trusted,
         certificates: certificates?,
+        ticket_keys,
         tunnel: tunnel?,
         services: services?,
         limits,

@@ -33,6 +33,16 @@ pub(super) fn folder(item: &Item<'_>) -> Option<PathBuf> {
     }
 }
 
+/// A file that is there.
+pub(super) fn file(item: &Item<'_>) -> Option<PathBuf> {
+    const ALLOWED: &str = "the path of a file that can be read";
+    let path = path(item, ALLOWED)?;
+    match File::open(&path) {
+        Ok(_) => Some(path),
+        Err(error) => item.refuse(format!("cannot read `{}`: {error}", path.display()), ALLOWED),
+    }
+}
+
 /// A PEM file with one or more certificates.
 pub(super) fn certificates(item: &Item<'_>) -> Option<PathBuf> {
     chain(item).map(|(path, _)| path)

@@ -11,6 +11,7 @@ pub mod metrics;
 pub mod quic;
 pub mod socket;
 pub mod tcp;
+pub mod tickets;
 pub mod tls;
 
 use std::future::Future;

@@ -85,7 +85,7 @@ impl Server {
         let log = Log::default();
         for (index, socket) in sockets.udp.into_iter().enumerate() {
             let worker = Worker::new(index, workers).unwrap();
-            let tls = tls::quic_config(site.certificates.clone()).unwrap();
+            let tls = tls::quic_config(site.certificates.clone(), tls::tickets(None).unwrap()).unwrap();
             let config = server_config(tls, &site.keys, limits);
             let endpoint = endpoint(site.keys.endpoint_config(worker), Some(config), socket).unwrap();
             let listener = QuicListener { admission: first.admission.for_worker(), ..first.clone() };

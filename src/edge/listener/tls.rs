@@ -4,16 +4,18 @@
 //! Provider and PEM files are `crate::tls`'s.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use quinn::crypto::rustls::QuicServerConfig;
 use rustls::ServerConfig;
-use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::server::{ClientHello, ProducesTickets, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use super::tickets::SharedTickets;
 use crate::config::TlsCertificate;
 use crate::tls::{TlsError, load_certified_key, provider};
 
@@ -97,18 +99,32 @@ fn names(certified: &CertifiedKey, files: &TlsCertificate) -> Result<Vec<String>
     Ok(names)
 }
 
-/// The configuration of TCP: HTTP/2 and HTTP/1.1 by ALPN, TLS 1.3 and 1.2, resumption with tickets whose keys rotate
-/// and never leave the process.
+/// Who makes session tickets: with the keys of `file`, which other PoPs have too, or with keys that rotate and never
+/// leave the process. Tickets are good for all configurations that share it.
+///
+/// # Errors
+/// When the file holds no keys.
+pub fn tickets(file: Option<&Path>) -> Result<Arc<dyn ProducesTickets>, TlsError> {
+    match file {
+        Some(file) => Ok(SharedTickets::load(file)?),
+        None => Ok(rustls::crypto::aws_lc_rs::Ticketer::new()?),
+    }
+}
+
+/// The configuration of TCP: HTTP/2 and HTTP/1.1 by ALPN, TLS 1.3 and 1.2, resumption with `tickets`.
 ///
 /// # Errors
 /// When rustls refuses it.
-pub fn tcp_config(certificates: Arc<Certificates>) -> Result<Arc<ServerConfig>, TlsError> {
+pub fn tcp_config(
+    certificates: Arc<Certificates>,
+    tickets: Arc<dyn ProducesTickets>,
+) -> Result<Arc<ServerConfig>, TlsError> {
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
         .with_no_client_auth()
         .with_cert_resolver(certificates);
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()?;
+    config.ticketer = tickets;
     Ok(Arc::new(config))
 }
 
@@ -116,13 +132,16 @@ pub fn tcp_config(certificates: Arc<Certificates>) -> Result<Arc<ServerConfig>, 
 ///
 /// # Errors
 /// When rustls refuses it.
-pub fn quic_config(certificates: Arc<Certificates>) -> Result<Arc<QuicServerConfig>, TlsError> {
+pub fn quic_config(
+    certificates: Arc<Certificates>,
+    tickets: Arc<dyn ProducesTickets>,
+) -> Result<Arc<QuicServerConfig>, TlsError> {
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_no_client_auth()
         .with_cert_resolver(certificates);
     config.alpn_protocols = vec![b"h3".to_vec()];
-    config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()?;
+    config.ticketer = tickets;
     config.max_early_data_size = 0;
     let config = QuicServerConfig::try_from(config)
         .map_err(|_| rustls::Error::General("the provider lacks TLS13_AES_128_GCM_SHA256 for QUIC".into()))?;
@@ -213,7 +232,7 @@ pub(super) mod tests {
     fn a_handshake_uses_the_hybrid_group_and_picks_h2() {
         let folder = tempfile::tempdir().unwrap();
         let (files, der) = make(folder.path(), &["a.example"]);
-        let server = tcp_config(Certificates::load(&[files]).unwrap()).unwrap();
+        let server = tcp_config(Certificates::load(&[files]).unwrap(), tickets(None).unwrap()).unwrap();
         let done = connect(client(&[der], &[b"http/1.1", b"h2"]), &server, "a.example").unwrap();
         assert_eq!(done.alpn_protocol(), Some(&b"h2"[..]));
         assert_eq!(done.negotiated_key_exchange_group().unwrap().name(), rustls::NamedGroup::X25519MLKEM768);
@@ -223,7 +242,7 @@ pub(super) mod tests {
     fn tls12_works_with_suites_and_groups_of_two_libraries() {
         let folder = tempfile::tempdir().unwrap();
         let (files, der) = make(folder.path(), &["a.example"]);
-        let server = tcp_config(Certificates::load(&[files]).unwrap()).unwrap();
+        let server = tcp_config(Certificates::load(&[files]).unwrap(), tickets(None).unwrap()).unwrap();
         let mut store = rustls::RootCertStore::empty();
         store.add(der).unwrap();
         let old = ClientConfig::builder_with_provider(provider())
@@ -242,7 +261,7 @@ pub(super) mod tests {
         let (old, old_der) = make(folder.path(), &["a.example"]);
         let (new, new_der) = make(folder.path(), &["a.example"]);
         let certificates = Certificates::load(&[old]).unwrap();
-        let server = tcp_config(certificates.clone()).unwrap();
+        let server = tcp_config(certificates.clone(), tickets(None).unwrap()).unwrap();
         assert!(connect(client(std::slice::from_ref(&old_der), &[]), &server, "a.example").is_ok());
         let missing = TlsCertificate { cert: folder.path().join("gone"), key: new.key.clone() };
         assert!(certificates.replace(&[missing]).is_err());

@@ -231,7 +231,7 @@ impl Server {
             metrics: metrics.clone(),
             tasks: tasks.clone(),
             alt_svc: alt_svc.clone(),
-            tls: tls::tcp_config(tls::Certificates::load(&[files]).unwrap()).unwrap(),
+            tls: tls::tcp_config(tls::Certificates::load(&[files]).unwrap(), tls::tickets(None).unwrap()).unwrap(),
         };
         let spine = Spine { notes: Arc::default(), tasks: tasks.child(), cut: Arc::default() };
         let (socket, serve) = (sockets.tcp.remove(0), spine.clone());

@@ -405,11 +405,10 @@ async fn drive_control(link: &Arc<Link>, control: &mut ControlStream, owner: &dy
     let mut pulse = Pulse::new(link.clone());
     let (mut out, mut progress) = (Bytes::new(), clock::now());
     loop {
-        let interval = Liveness::interval(link.in_flight() > 0);
         let ControlStream { send, recv, decoder } = &mut *control;
         let step = tokio::select! {
             biased;
-            () = tokio::time::sleep_until(pulse.due(interval)) => pulse.tick(owner),
+            () = tokio::time::sleep_until(pulse.due()) => pulse.tick(owner),
             written = write_some(send, &mut out), if !out.is_empty() => written,
             frame = read_frame(recv, decoder) => frame.map(|frame| handle(link, owner, frame)),
             () = link.wake.notified(), if out.is_empty() => Ok(()),
@@ -457,8 +456,8 @@ impl Pulse {
         Self { link, liveness: Liveness::new(now), count: 0, datagrams, ticked: now }
     }
 
-    fn due(&self, interval: Duration) -> tokio::time::Instant {
-        (self.ticked + interval).into()
+    fn due(&self) -> tokio::time::Instant {
+        (self.ticked + self.liveness.interval(self.link.in_flight() > 0)).into()
     }
 
     fn tick(&mut self, owner: &dyn Owner) -> Result<(), LinkError> {

@@ -4,7 +4,8 @@
 //! it, or any other packet, is a sign of life. Silence makes a link *suspect* (reversible), long silence is a
 //! *verdict*. Lateness of the own clock tick moves all deadlines: then it was this side that stalled.
 //!
-//! Invariants: a verdict comes only after a suspicion; a sign of life always clears a suspicion.
+//! Invariants: a verdict comes only after a suspicion; a sign of life always clears a suspicion, and nothing else does. A
+//! suspected link ticks like a busy one, though its exchanges have left it: it is soon heard or convicted.
 
 use std::time::{Duration, Instant};
 
@@ -33,7 +34,10 @@ pub enum Judgement {
 /// See the module.
 #[derive(Debug)]
 pub struct Liveness {
-    heard: Instant,
+    /// Silence counts from here: the last sign of life, later by what this side itself was late.
+    silent_since: Instant,
+    /// There was a sign of life since the last tick.
+    heard: bool,
     busy_since: Option<Instant>,
     suspected: bool,
     tick_due: Instant,
@@ -42,12 +46,13 @@ pub struct Liveness {
 impl Liveness {
     /// A link that was just heard.
     pub fn new(now: Instant) -> Self {
-        Self { heard: now, busy_since: None, suspected: false, tick_due: now + BUSY }
+        Self { silent_since: now, heard: false, busy_since: None, suspected: false, tick_due: now + BUSY }
     }
 
     /// A sign of life.
     pub fn handle_heard(&mut self, now: Instant) {
-        self.heard = self.heard.max(now);
+        self.silent_since = self.silent_since.max(now);
+        self.heard = true;
     }
 
     /// Whether the link is suspected.
@@ -55,40 +60,41 @@ impl Liveness {
         self.suspected
     }
 
-    /// Time until the next [`Self::handle_tick`], which is also the interval between heartbeats.
-    pub fn interval(busy: bool) -> Duration {
-        if busy { BUSY } else { IDLE }
+    /// Time until the next [`Self::handle_tick`], which is also the interval between heartbeats. `busy`: an exchange
+    /// waits on the link.
+    pub fn interval(&self, busy: bool) -> Duration {
+        if busy || self.suspected { BUSY } else { IDLE }
     }
 
     /// Judges the link. `busy`: an exchange waits on it; `rtt` and `rtt_variance` as QUIC measured them.
     pub fn handle_tick(&mut self, now: Instant, busy: bool, rtt: Duration, rtt_variance: Duration) -> Judgement {
         self.forgive_own_lateness(now);
-        let interval = Self::interval(busy);
-        self.tick_due = now + interval;
-        self.busy_since = if busy { self.busy_since.or(Some(now)) } else { None };
+        let interval = self.interval(busy);
+        let heard = std::mem::take(&mut self.heard);
+        self.busy_since = if interval == BUSY { self.busy_since.or(Some(now)) } else { None };
         // An idle link's heartbeats are far apart: silence counts from when it became busy.
-        let since = self.busy_since.map_or(self.heard, |busy_since| busy_since.max(self.heard));
+        let since = self.busy_since.map_or(self.silent_since, |busy_since| busy_since.max(self.silent_since));
         let silence = now.saturating_duration_since(since);
         let suspicion = (interval * 3).max(rtt / 2 + rtt_variance * 4 + interval);
-        let verdict = VERDICT_MIN.max(suspicion * 6);
-        match (silence > suspicion, self.suspected) {
-            (true, true) if silence > verdict => Judgement::Dead,
-            (true, false) => {
-                self.suspected = true;
-                Judgement::Suspect
-            }
-            (false, true) => {
-                self.suspected = false;
-                Judgement::Cleared
-            }
+        let judgement = match self.suspected {
+            true if heard => Judgement::Cleared,
+            true if silence > VERDICT_MIN.max(suspicion * 6) => Judgement::Dead,
+            false if silence > suspicion => Judgement::Suspect,
             _ => Judgement::Fine,
-        }
+        };
+        self.suspected = match judgement {
+            Judgement::Suspect => true,
+            Judgement::Cleared => false,
+            _ => self.suspected,
+        };
+        self.tick_due = now + self.interval(busy);
+        judgement
     }
 
     fn forgive_own_lateness(&mut self, now: Instant) {
         let late = now.saturating_duration_since(self.tick_due);
         if late > LATE {
-            self.heard = (self.heard + late).min(now);
+            self.silent_since = (self.silent_since + late).min(now);
             self.busy_since = self.busy_since.map(|since| (since + late).min(now));
         }
     }
@@ -133,6 +139,21 @@ mod tests {
         assert!(liveness.is_suspected());
         liveness.handle_heard(start + BUSY * 11);
         assert_eq!(liveness.handle_tick(start + BUSY * 11, true, RTT, RTT), Judgement::Cleared);
+    }
+
+    #[test]
+    fn a_suspected_link_that_its_exchanges_left_is_convicted_as_soon_and_never_cleared_by_silence() {
+        let start = crate::clock::now();
+        let mut liveness = Liveness::new(start);
+        let (mut at, mut judged) = (Duration::ZERO, Vec::new());
+        while at < Duration::from_secs(3) && judged.last() != Some(&Judgement::Dead) {
+            let busy = !liveness.is_suspected();
+            let judgement = liveness.handle_tick(start + at, busy, RTT, RTT / 4);
+            judged.extend((judgement != Judgement::Fine).then_some(judgement));
+            at += liveness.interval(!liveness.is_suspected());
+        }
+        assert_eq!(judged, [Judgement::Suspect, Judgement::Dead]);
+        assert!(at < Duration::from_millis(1_200), "{at:?}");
     }
 
     proptest! {

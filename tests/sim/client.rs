@@ -71,6 +71,11 @@ fn choose(host: &Host, tried: &[Arc<Link>]) -> Option<Arc<Link>> {
 async fn send(host: &Arc<Host>, id: usize, request: &Request) -> Ended {
     let mut tried = Vec::new();
     let (mut attempt, mut last) = (0, Ended::NoLink);
+    // The last link may just have gone, or the process stood still.
+    let deadline = host.world.now() + LINK_TIMEOUT_MS;
+    while choose(host, &[]).is_none() && host.world.now() < deadline {
+        pause(10).await;
+    }
     loop {
         let Some(link) = choose(host, &tried).filter(|_| tried.len() < 8) else { return last };
         let node = link.peer().node().to_string();

@@ -19,6 +19,9 @@ const WATCH: Duration = Duration::from_millis(50);
 /// A path that was shut for longer excuses exchanges that ended with a fault: nothing is held for ever.
 const EXCUSE_MS: u64 = 6_000;
 
+/// A dead process is known to be dead after so long.
+const NOTICE_MS: u64 = 3_000;
+
 /// What a run came to.
 #[derive(Debug, Default)]
 pub struct Report {
@@ -287,7 +290,9 @@ fn is_excused(world: &World, id: usize, seen: &Seen, ended_ms: u64) -> bool {
     };
     let overlaps = |fault: &&Fault| fault.at_ms <= ended_ms && fault.at_ms + fault.for_ms >= started_ms;
     let shut_ms: u64 = scenario.faults.iter().filter(overlaps).filter(shut).map(|fault| fault.for_ms).sum();
-    let crashed = scenario.faults.iter().filter(overlaps).any(|fault| match fault.what {
+    // Until its links are convicted, a dead process may be sent something.
+    let after_crash = |fault: &&Fault| fault.at_ms + fault.for_ms + NOTICE_MS >= started_ms && fault.at_ms <= ended_ms;
+    let crashed = scenario.faults.iter().filter(after_crash).any(|fault| match fault.what {
         What::CrashGateway { gateway } => met(gateway),
         _ => false,
     });

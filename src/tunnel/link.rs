@@ -457,7 +457,7 @@ impl Pulse {
     }
 
     fn due(&self) -> tokio::time::Instant {
-        (self.ticked + self.liveness.interval(self.link.in_flight() > 0)).into()
+        self.liveness.due(self.ticked, self.link.in_flight() > 0).into()
     }
 
     fn tick(&mut self, owner: &dyn Owner) -> Result<(), LinkError> {
@@ -468,11 +468,13 @@ impl Pulse {
             self.datagrams = stats.udp_rx.datagrams;
             self.liveness.handle_heard(now);
         }
-        self.count += 1;
-        self.link.send_quietly(&Control::Heartbeat(self.count));
         self.link.peer.sweep(now);
-        let rtt = stats.path.rtt;
-        let judgement = self.liveness.handle_tick(now, self.link.in_flight() > 0, rtt, rtt / 4);
+        let (rtt, busy) = (stats.path.rtt, self.link.in_flight() > 0);
+        let judgement = self.liveness.handle_tick(now, busy, rtt, rtt / 4);
+        if self.liveness.poll_heartbeat(now, busy) {
+            self.count += 1;
+            self.link.send_quietly(&Control::Heartbeat(self.count));
+        }
         self.handle_judgement(judgement, owner)
     }
 

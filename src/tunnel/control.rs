@@ -132,10 +132,15 @@ pub struct Drain {
 pub struct Ack {
     /// Counter part of the exchange's id.
     pub exchange: u64,
-    /// Bytes received in order, from the exchange's start.
+    /// Bytes received in order, from the exchange's start; or [`Ack::GIVEN_UP`].
     pub offset: u64,
     /// How many bytes beyond `offset` may be sent.
     pub window: u64,
+}
+
+impl Ack {
+    /// The offset by which an edge says that it gave the exchange up and needs none of what is kept for it.
+    pub const GIVEN_UP: u64 = (1 << 62) - 1;
 }
 
 impl Control {

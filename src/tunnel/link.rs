@@ -417,11 +417,10 @@ async fn drive_control(link: &Arc<Link>, control: &mut ControlStream, owner: &dy
     let mut pulse = Pulse::new(link.clone());
     let (mut out, mut progress) = (Bytes::new(), clock::now());
     loop {
-        let interval = pulse.liveness.interval(link.in_flight() > 0);
         let ControlStream { send, recv, decoder } = &mut *control;
         let step = tokio::select! {
             biased;
-            () = tokio::time::sleep_until(pulse.due(interval)) => pulse.tick(owner),
+            () = tokio::time::sleep_until(pulse.due()) => pulse.tick(owner),
             written = write_some(send, &mut out), if !out.is_empty() => written,
             frame = read_frame(recv, decoder) => frame.map(|frame| handle(link, owner, frame)),
             () = link.wake.notified(), if out.is_empty() => Ok(()),
@@ -469,8 +468,8 @@ impl Pulse {
         Self { link, liveness: Liveness::new(now), count: 0, datagrams, ticked: now }
     }
 
-    fn due(&self, interval: Duration) -> tokio::time::Instant {
-        (self.ticked + interval).into()
+    fn due(&self) -> tokio::time::Instant {
+        self.liveness.due(self.ticked, self.link.in_flight() > 0).into()
     }
 
     fn tick(&mut self, owner: &dyn Owner) -> Result<(), LinkError> {
@@ -481,11 +480,13 @@ impl Pulse {
             self.datagrams = stats.udp_rx.datagrams;
             self.liveness.handle_heard(now);
         }
-        self.count += 1;
-        self.link.send_quietly(&Control::Heartbeat(self.count));
         self.link.peer.sweep(now);
-        let rtt = stats.path.rtt;
-        let judgement = self.liveness.handle_tick(now, self.link.in_flight() > 0, rtt, rtt / 4);
+        let (rtt, busy) = (stats.path.rtt, self.link.in_flight() > 0);
+        let judgement = self.liveness.handle_tick(now, busy, rtt, rtt / 4);
+        if self.liveness.poll_heartbeat(now, busy) {
+            self.count += 1;
+            self.link.send_quietly(&Control::Heartbeat(self.count));
+        }
         self.handle_judgement(judgement, owner)
     }
 

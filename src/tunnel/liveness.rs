@@ -1,10 +1,12 @@
 //! Whether a link is alive (sans-IO): suspect quickly, convict slowly.
 //!
-//! A side with exchanges in flight sends a heartbeat whenever it sent nothing for an interval; the acknowledgement of
-//! it, or any other packet, is a sign of life. Silence makes a link *suspect* (reversible), long silence is a
+//! A side with exchanges in flight sends a heartbeat at each tick, an idle one every 2 s; the acknowledgement of it, or
+//! any other packet, is a sign of life. An idle link whose heartbeat is not answered at once ticks like a busy one: the
+//! dialler must notice soon what only the other end is waiting on. Silence makes a link *suspect* (reversible), long silence is a
 //! *verdict*. Lateness of the own clock tick moves all deadlines: then it was this side that stalled.
 //!
-//! Invariants: a verdict comes only after a suspicion; a sign of life always clears a suspicion.
+//! Invariants: a verdict comes only after a suspicion; a sign of life always clears a suspicion, and nothing else does. A
+//! suspected link ticks like a busy one, though its exchanges have left it: it is soon heard or convicted.
 
 use std::time::{Duration, Instant};
 
@@ -33,66 +35,93 @@ pub enum Judgement {
 /// See the module.
 #[derive(Debug)]
 pub struct Liveness {
-    heard: Instant,
+    /// Silence counts from here: the last sign of life, later by what this side itself was late.
+    silent_since: Instant,
+    /// There was a sign of life since the last tick.
+    heard: bool,
     busy_since: Option<Instant>,
-    /// Since when it is suspected; only a later sign of life clears that.
-    suspected: Option<Instant>,
+    suspected: bool,
     tick_due: Instant,
+    /// A heartbeat went out and nothing was heard since.
+    unanswered: bool,
+    heartbeat_due: Instant,
 }
 
 impl Liveness {
     /// A link that was just heard.
     pub fn new(now: Instant) -> Self {
-        Self { heard: now, busy_since: None, suspected: None, tick_due: now + BUSY }
+        Self {
+            silent_since: now,
+            heard: false,
+            busy_since: None,
+            suspected: false,
+            tick_due: now + IDLE,
+            unanswered: false,
+            heartbeat_due: now,
+        }
     }
 
     /// A sign of life.
     pub fn handle_heard(&mut self, now: Instant) {
-        self.heard = self.heard.max(now);
+        self.silent_since = self.silent_since.max(now);
+        self.heard = true;
+        self.unanswered = false;
     }
 
     /// Whether the link is suspected.
     pub fn is_suspected(&self) -> bool {
-        self.suspected.is_some()
+        self.suspected
     }
 
-    /// Time until the next [`Self::handle_tick`], which is also the interval between heartbeats. A suspected link is
-    /// asked as often as a busy one: its exchanges may have left it.
-    pub fn interval(&self, busy: bool) -> Duration {
-        if busy || self.is_suspected() { BUSY } else { IDLE }
+    /// When [`Self::handle_tick`] is due, the last one having been at `ticked`. `busy`: an exchange waits on the link.
+    pub fn due(&self, ticked: Instant, busy: bool) -> Instant {
+        if self.is_urgent(busy) { ticked + BUSY } else { self.heartbeat_due.max(ticked) }
+    }
+
+    fn is_urgent(&self, busy: bool) -> bool {
+        busy || self.suspected || self.unanswered
+    }
+
+    /// Whether to send a heartbeat at this tick.
+    pub fn poll_heartbeat(&mut self, now: Instant, busy: bool) -> bool {
+        let due = self.is_urgent(busy) || now >= self.heartbeat_due;
+        if due {
+            self.unanswered = true;
+            self.heartbeat_due = now + IDLE;
+            self.tick_due = now + BUSY;
+        }
+        due
     }
 
     /// Judges the link. `busy`: an exchange waits on it; `rtt` and `rtt_variance` as QUIC measured them.
     pub fn handle_tick(&mut self, now: Instant, busy: bool, rtt: Duration, rtt_variance: Duration) -> Judgement {
         self.forgive_own_lateness(now);
-        let asking = busy || self.is_suspected();
-        let interval = self.interval(busy);
-        self.tick_due = now + interval;
-        self.busy_since = if asking { self.busy_since.or(Some(now)) } else { None };
+        let heard = std::mem::take(&mut self.heard);
+        let urgent = self.is_urgent(busy);
+        self.busy_since = if urgent { self.busy_since.or(Some(now)) } else { None };
         // An idle link's heartbeats are far apart: silence counts from when it became busy.
-        let since = self.busy_since.map_or(self.heard, |busy_since| busy_since.max(self.heard));
+        let since = self.busy_since.map_or(self.silent_since, |busy_since| busy_since.max(self.silent_since));
         let silence = now.saturating_duration_since(since);
-        let suspicion = (interval * 3).max(rtt / 2 + rtt_variance * 4 + interval);
-        let verdict = VERDICT_MIN.max(suspicion * 6);
-        match self.suspected {
-            Some(since) if self.heard > since => {
-                self.suspected = None;
-                Judgement::Cleared
-            }
-            Some(_) if silence > verdict => Judgement::Dead,
-            None if silence > suspicion => {
-                self.suspected = Some(now);
-                Judgement::Suspect
-            }
+        let suspicion = (BUSY * 3).max(rtt / 2 + rtt_variance * 4 + BUSY);
+        let judgement = match self.suspected {
+            true if heard => Judgement::Cleared,
+            true if silence > VERDICT_MIN.max(suspicion * 6) => Judgement::Dead,
+            false if urgent && silence > suspicion => Judgement::Suspect,
             _ => Judgement::Fine,
-        }
+        };
+        self.suspected = match judgement {
+            Judgement::Suspect => true,
+            Judgement::Cleared => false,
+            _ => self.suspected,
+        };
+        self.tick_due = self.due(now, busy);
+        judgement
     }
 
     fn forgive_own_lateness(&mut self, now: Instant) {
         let late = now.saturating_duration_since(self.tick_due);
         if late > LATE {
-            self.heard = (self.heard + late).min(now);
-            self.suspected = self.suspected.map(|since| (since + late).min(now));
+            self.silent_since = (self.silent_since + late).min(now);
             self.busy_since = self.busy_since.map(|since| (since + late).min(now));
         }
     }
@@ -140,15 +169,54 @@ mod tests {
     }
 
     #[test]
-    fn a_suspected_link_that_its_exchanges_left_stays_suspected_until_it_is_heard() {
+    fn a_suspected_link_that_its_exchanges_left_is_convicted_as_soon_and_never_cleared_by_silence() {
         let start = crate::clock::now();
         let mut liveness = Liveness::new(start);
-        let mut judged = Vec::new();
-        for step in 0..=21 {
-            let judgement = liveness.handle_tick(start + BUSY * step, step <= 4, RTT, RTT / 4);
+        let (mut at, mut judged) = (Duration::ZERO, Vec::new());
+        while at < Duration::from_secs(3) && judged.last() != Some(&Judgement::Dead) {
+            let busy = !liveness.is_suspected();
+            let judgement = liveness.handle_tick(start + at, busy, RTT, RTT / 4);
             judged.extend((judgement != Judgement::Fine).then_some(judgement));
+            at += BUSY;
         }
         assert_eq!(judged, [Judgement::Suspect, Judgement::Dead]);
+        assert!(at < Duration::from_millis(1_200), "{at:?}");
+    }
+
+    /// Ticks when it is due, with a round-trip time of `answered` until `silent_from`; the times of heartbeats and judgements.
+    fn idle(answered: Duration, silent_from: Duration, until: Duration) -> (Vec<Duration>, Vec<(Duration, Judgement)>) {
+        let start = crate::clock::now();
+        let mut liveness = Liveness::new(start);
+        let (mut now, mut heartbeats, mut judged) = (start, Vec::new(), Vec::new());
+        while now < start + until {
+            let at = now - start;
+            let answer = heartbeats.iter().any(|sent| (at.saturating_sub(BUSY)..at).contains(&(*sent + answered)));
+            if at >= BUSY && answer && at < silent_from {
+                liveness.handle_heard(now);
+            }
+            let judgement = liveness.handle_tick(now, false, RTT, RTT / 4);
+            judged.extend((judgement != Judgement::Fine).then_some((at, judgement)));
+            if liveness.poll_heartbeat(now, false) {
+                heartbeats.push(at);
+            }
+            now = liveness.due(now, false);
+        }
+        (heartbeats, judged)
+    }
+
+    #[test]
+    fn an_idle_link_sends_a_heartbeat_every_two_seconds() {
+        let (heartbeats, judged) = idle(RTT, Duration::MAX, Duration::from_secs(20));
+        assert_eq!((heartbeats.len(), judged.len()), (10, 0));
+    }
+
+    #[test]
+    fn an_idle_link_whose_heartbeat_is_not_answered_is_suspected_and_convicted_as_a_busy_one() {
+        let silent = Duration::from_millis(2_500);
+        let (_, judged) = idle(RTT, silent, Duration::from_secs(6));
+        let [(suspected, Judgement::Suspect), (dead, Judgement::Dead), ..] = judged[..] else { panic!("{judged:?}") };
+        assert!(suspected < silent + Duration::from_millis(2_250), "{suspected:?}");
+        assert!(dead < suspected + Duration::from_secs(1), "{dead:?}");
     }
 
     proptest! {

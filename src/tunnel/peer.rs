@@ -29,6 +29,9 @@ pub const INITIAL_WINDOW: u64 = 256 << 10;
 /// How long an exchange without an attachment is held.
 const GRACE: Duration = Duration::from_secs(10);
 
+/// How long a gateway keeps what it sent whole for an edge that is slow to take it, at most.
+const LINGER: Duration = Duration::from_secs(60);
+
 /// What all exchanges of a process share.
 #[derive(Debug)]
 pub struct Settings {
@@ -157,14 +160,14 @@ impl Peer {
         }
     }
 
-    /// Holds an exchange whose halves are done until its bytes are acknowledged, for the grace time.
+    /// Holds an exchange whose halves are done until its bytes are acknowledged, so that it can still be resumed.
     pub(super) fn linger(&self, counter: u64) {
         let now = clock::now();
-        self.lingering.lock().push_back((now + self.settings.grace, counter));
+        self.lingering.lock().push_back((now + LINGER, counter));
         self.sweep(now);
     }
 
-    /// Drops lingering exchanges whose grace time is over. Those that still send, because their reader is slow, stay.
+    /// Drops exchanges that lingered for too long. Those that still send, because their reader is slow, stay.
     pub(super) fn sweep(&self, now: Instant) {
         loop {
             let counter = match self.lingering.lock() {

@@ -67,21 +67,39 @@ fn choose(host: &Host, tried: &[Arc<Link>]) -> Option<Arc<Link>> {
 }
 
 async fn send(host: &Arc<Host>, id: usize, request: &Request) -> Ended {
-    let mut tried = Vec::new();
-    let (mut attempt, mut last) = (0, Ended::NoLink);
-    loop {
-        let Some(link) = choose(host, &tried).filter(|_| tried.len() < 8) else { return last };
+    let (mut tried, mut attempt, mut last) = (Vec::new(), 0, None);
+    let deadline = host.world.now() + LINK_TIMEOUT_MS;
+    while host.world.now() < deadline {
+        let Some((link, writer, reader)) = open(host, &mut tried) else {
+            if let Some(fault) = last {
+                return Ended::Fault(fault);
+            }
+            // The last link may just have gone, or the process stood still: nothing was sent.
+            pause(10).await;
+            tried.clear();
+            continue;
+        };
         let node = link.peer().node().to_string();
         host.world.note(|| format!("request {id} goes to {node}"));
         host.world.see(id, |seen| seen.gateways.push(node));
-        tried.push(link.clone());
-        let Some((writer, reader)) = link.open() else { continue };
         host.spawn(pump(host.clone(), id, attempt, writer));
         match receive(host, id, request, reader).await {
             Ended::Fault(fault) if fault.retry == Retry::Anywhere && attempt + 1 < ATTEMPTS_MAX => {
-                (attempt, last) = (attempt + 1, Ended::Fault(fault));
+                (attempt, last) = (attempt + 1, Some(fault));
             }
             ended => return ended,
+        }
+    }
+    Ended::NoLink
+}
+
+/// An exchange on a link that takes one.
+fn open(host: &Host, tried: &mut Vec<Arc<Link>>) -> Option<(Arc<Link>, ExchangeWriter, ExchangeReader)> {
+    loop {
+        let link = choose(host, tried)?;
+        tried.push(link.clone());
+        if let Some((writer, reader)) = link.open() {
+            return Some((link, writer, reader));
         }
     }
 }

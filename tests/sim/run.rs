@@ -14,10 +14,15 @@ use crate::{client, trust};
 const END_MS: u64 = 10_000 + 15_000;
 /// After that everything must come to rest: grace time and two heartbeats of idle links.
 const REST_MS: u64 = 16_000;
+/// Bytes per millisecond that the slowest path carries.
+const RATE: u64 = 25;
 /// How often budgets are looked at.
 const WATCH: Duration = Duration::from_millis(50);
 /// A path that was shut for longer excuses exchanges that ended with a fault: nothing is held for ever.
 const EXCUSE_MS: u64 = 6_000;
+
+/// A dead process is known to be dead after so long.
+const NOTICE_MS: u64 = 3_000;
 
 /// What a run came to.
 #[derive(Debug, Default)]
@@ -179,7 +184,8 @@ async fn stop(world: &Arc<World>, node: Node, over: Duration) {
 /// Waits until every exchange has ended; those that do not are stuck.
 async fn await_ends(world: &World) {
     let faults = world.scenario.faults.iter().map(|fault| fault.at_ms + fault.for_ms).max().unwrap_or(0);
-    let last = world.scenario.requests.iter().map(|request| request.at_ms + length_ms(request)).max().unwrap_or(0);
+    let all = world.scenario.requests.iter();
+    let last = all.map(|request| request.at_ms + length_ms(request) + lossy_ms(world, request)).max().unwrap_or(0);
     let deadline = faults.max(last) + END_MS;
     let unended = || {
         let seen = world.seen.lock();
@@ -202,6 +208,12 @@ fn length_ms(request: &crate::scenario::Request) -> u64 {
     request_pieces * (request.client_pace_ms + request.handler_pace_ms)
         + response_pieces * request.handler_pace_ms
         + read_pieces * request.reader_pace_ms
+}
+
+/// How much longer an exchange may take on lossy paths.
+fn lossy_ms(world: &World, request: &crate::scenario::Request) -> u64 {
+    let lossy = world.scenario.paths.iter().any(|path| path.loss > 0.0);
+    if lossy { (request.request_len + request.response_len) / RATE } else { 0 }
 }
 
 /// Waits until nothing is left of any exchange and every link is there again; what stays is a violation.
@@ -287,7 +299,9 @@ fn is_excused(world: &World, id: usize, seen: &Seen, ended_ms: u64) -> bool {
     };
     let overlaps = |fault: &&Fault| fault.at_ms <= ended_ms && fault.at_ms + fault.for_ms >= started_ms;
     let shut_ms: u64 = scenario.faults.iter().filter(overlaps).filter(shut).map(|fault| fault.for_ms).sum();
-    let crashed = scenario.faults.iter().filter(overlaps).any(|fault| match fault.what {
+    // Until its links are convicted, a dead process may be sent something.
+    let after_crash = |fault: &&Fault| fault.at_ms + fault.for_ms + NOTICE_MS >= started_ms && fault.at_ms <= ended_ms;
+    let crashed = scenario.faults.iter().filter(after_crash).any(|fault| match fault.what {
         What::CrashGateway { gateway } => met(gateway),
         _ => false,
     });

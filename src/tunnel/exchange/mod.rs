@@ -445,6 +445,9 @@ impl Exchange {
     /// An acknowledgement came on some link of the peer.
     pub(super) fn handle_ack(self: &Arc<Self>, ack: Ack) {
         let mut state = self.state.lock();
+        if ack.offset == Ack::GIVEN_UP {
+            return self.fail(&mut state, ResetCode::Cancelled.fault());
+        }
         if state.send.handle_ack(ack.offset, ack.window) {
             for waker in [state.send_waker.take(), state.drive_waker.take()].into_iter().flatten() {
                 waker.wake();
@@ -467,12 +470,27 @@ impl Exchange {
         }
         state.failed = Some(fault);
         state.send.clear();
+        self.tell_given_up(state);
         if let Some(attachment) = state.attachment.take() {
             attachment.link.detach();
             attachment.abandon(ResetCode::from_fault(&fault));
         }
         wake(state);
         self.leave_table(false);
+    }
+
+    /// At an edge. A reset says the same and why, but it reaches neither a gateway that has sent everything and only waits
+    /// for acknowledgements, nor one that the exchange is detached from.
+    fn tell_given_up(&self, state: &State) {
+        let link = match &state.attachment {
+            _ if !self.owner => None,
+            Some(attachment) => Some(attachment.link.clone()),
+            None => self.peer.any_link(),
+        };
+        if let Some(link) = link {
+            let ack = Ack { exchange: self.counter, offset: Ack::GIVEN_UP, window: 0 };
+            link.ack(ack, state.attachment.is_none());
+        }
     }
 
     /// The attachment is of no more use. The edge attaches anew; the gateway waits for that, for a grace time.

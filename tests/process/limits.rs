@@ -39,6 +39,31 @@ async fn until_all_are_cancelled(chain: &Chain, prefix: &str) {
 }
 
 #[tokio::test]
+async fn an_address_with_too_many_requests_is_429_until_one_of_them_ends() {
+    let tables = "[limits]\nrequests_per_address_max = 2\n";
+    let chain = Chain::with(Setup { edge_tables: tables, ..Setup::default() }).await;
+    let mut holder = Client::connect(&chain, Protocol::Http2).await;
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        let request = holder.request("GET", "/sse?interval=100");
+        held.push(holder.stream(request).await.expect("head"));
+    }
+    for protocol in ALL {
+        let mut client = Client::connect(&chain, protocol).await;
+        let answer = client.get("/echo").await;
+        assert_eq!(answer.status, 429, "{protocol:?}");
+        assert_eq!(answer.field("proxy-status"), "\"pop-a\"; error=http_request_error", "{protocol:?}");
+        assert_eq!(answer.field("retry-after"), "1", "{protocol:?}");
+    }
+    assert!(chain.upstream.log("/echo").await.is_empty(), "nothing of it reached the upstream");
+    held.pop();
+    for protocol in ALL {
+        let mut client = Client::connect(&chain, protocol).await;
+        eventually("a place is free", async || (client.get("/status/204").await.status == 204).then_some(())).await;
+    }
+}
+
+#[tokio::test]
 async fn an_address_that_opens_connections_too_fast_is_refused_before_its_handshake() {
     let tables = "[limits]\nconnections_per_address_rate = 1\n";
     let chain = Chain::with(Setup { edge_tables: tables, origin: false, ..Setup::default() }).await;

@@ -18,6 +18,7 @@ mod duplex;
 mod ends;
 mod events;
 mod fields;
+mod forgotten;
 mod grpc;
 mod halves;
 mod lies;

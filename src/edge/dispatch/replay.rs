@@ -41,6 +41,8 @@ pub fn decide(attempt: Attempt<'_>, fault: &Fault) -> Option<Class> {
     }
     match fault.retry {
         Retry::Never => None,
+        // The client has waited as long as it should, and an upstream that is too slow needs no second copy.
+        _ if fault.kind == Kind::ResponseTimeout => None,
         Retry::Anywhere => Some(Class::NotStarted),
         Retry::Idempotent if attempt.method.is_idempotent() => Some(Class::Idempotent),
         // A path that went silent proves nothing: the request may have arrived, and its ACCEPTED be lost on the way
@@ -85,6 +87,12 @@ mod tests {
             let got = decide(attempt(method, accepted), &fault(side, retry));
             assert_eq!(got, expected, "{method} accepted={accepted} {side:?} {retry:?}");
         }
+    }
+
+    #[test]
+    fn what_took_too_long_is_not_asked_for_again() {
+        let late = Fault::new(Stage::Upstream, Side::Upstream, Kind::ResponseTimeout).with_retry(Retry::Idempotent);
+        assert_eq!(decide(attempt(&Method::GET, true), &late), None);
     }
 
     #[test]

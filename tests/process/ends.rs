@@ -50,6 +50,11 @@ async fn a_second_signal_ends_at_once() {
     for n in [0, 1] {
         let child = if n == 0 { chain.origin.as_mut().expect("an origin") } else { &mut chain.edges[0] };
         child.signal(libc::SIGTERM);
+        // Two signals of a kind at once are one.
+        eventually("the first signal is heard", async || {
+            child.log_text().contains(r#""message":"draining""#).then_some(())
+        })
+        .await;
         child.signal(libc::SIGTERM);
         let status = in_time("the end", child.ended()).await;
         assert_eq!(status.code(), Some(130), "{}: {status}, signal {:?}", child.name, status.signal());

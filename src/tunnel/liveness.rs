@@ -1,7 +1,7 @@
 //! Whether a link is alive (sans-IO): suspect quickly, convict slowly.
 //!
-//! A side with exchanges in flight sends a heartbeat whenever it sent nothing for an interval; the acknowledgement of
-//! it, or any other packet, is a sign of life. Silence makes a link *suspect* (reversible), long silence is a
+//! Each side sends a heartbeat every interval, a short one while exchanges are in flight; QUIC's acknowledgement of it, or
+//! any other packet, is a sign of life. Silence makes a link *suspect* (reversible), long silence is a
 //! *verdict*. Lateness of the own clock tick moves all deadlines: then it was this side that stalled.
 //!
 //! Invariants: a verdict comes only after a suspicion; a sign of life always clears a suspicion.

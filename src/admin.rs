@@ -40,6 +40,8 @@ const HEAD_MAX: usize = 16 << 10;
 const FIELDS_MAX: usize = 64;
 
 type Answer = Response<Full<Bytes>>;
+/// Answers a request for a path.
+type Respond = fn(&Admin, &str) -> Answer;
 
 const JSON: &str = "application/json";
 const PLAIN: &str = "text/plain; charset=utf-8";
@@ -114,7 +116,7 @@ impl Admin {
     fn answer<B>(&self, request: &Request<B>) -> Answer {
         let read = [Method::GET, Method::HEAD];
         let path = request.uri().path();
-        let (allowed, answer): (&[Method], fn(&Self, &str) -> Answer) = match path {
+        let (allowed, answer): (&[Method], Respond) = match path {
             "/metrics" => (&read, |admin, _| admin.metrics()),
             "/healthz" => (&read, |_, _| text(StatusCode::OK, PLAIN, "ok\n")),
             "/readyz" => (&read, |admin, _| admin.ready()),

@@ -432,6 +432,6 @@ async fn a_counter_that_is_taken_leaves_the_exchange_that_has_it_alone() {
     let (mut send, mut recv) = link.connection().open_bi().await.unwrap();
     send.write_all(&[0x01, 0x00]).await.unwrap();
     let refused = recv.read_chunk(1, true).await.unwrap_err();
-    assert_eq!(refused, quinn::ReadError::Reset(super::code::ResetCode::Protocol.varint()));
+    assert_eq!(refused, quinn::ReadError::Reset(super::code::ResetCode::Stale.varint()));
     tokio::join!(send_body(writer, 2_000_000, 60_000), check_echo(reader, 2_000_000, |_| {}));
 }

@@ -7,6 +7,7 @@ mod tcp;
 pub mod tls;
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -86,18 +87,19 @@ impl Client {
 
     /// Connects to PoP number `edge`, if it is there.
     pub async fn try_connect(chain: &Chain, protocol: Protocol, edge: usize) -> Result<Self, Failure> {
-        let ca = chain.site_ca();
         let peer = if protocol == Protocol::Http3 { chain.http3(edge) } else { chain.http2(edge) };
+        in_time("connect", Self::dial(&chain.site_ca(), protocol, peer)).await
+    }
+
+    /// Connects to `peer`, without a deadline.
+    pub async fn dial(ca: &Path, protocol: Protocol, peer: SocketAddr) -> Result<Self, Failure> {
         let mut tasks = JoinSet::new();
-        let connect = async {
-            Ok(match protocol {
-                Protocol::Http1 => Requests::Http1(tcp::http1(&ca, peer, &mut tasks).await?),
-                Protocol::Http2 => Requests::Http2(tcp::http2(&ca, peer, &mut tasks).await?),
-                Protocol::Http3 => Requests::Http3(http3::Connection::new(&ca, peer, &mut tasks).await?),
-            })
+        let requests = match protocol {
+            Protocol::Http1 => Requests::Http1(tcp::http1(ca, peer, &mut tasks).await?),
+            Protocol::Http2 => Requests::Http2(tcp::http2(ca, peer, &mut tasks).await?),
+            Protocol::Http3 => Requests::Http3(http3::Connection::new(ca, peer, &mut tasks).await?),
         };
-        let requests: Result<Requests, Failure> = in_time("connect", connect).await;
-        Ok(Self { protocol, peer, requests: requests?, tasks })
+        Ok(Self { protocol, peer, requests, tasks })
     }
 
     /// A request for `path` of the test host.

@@ -1,0 +1,176 @@
+//! PoPs, several gateways and an upstream: what the outages happen to.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use http::Request;
+use http_body_util::{BodyExt, Empty};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::sync::{Mutex, MutexGuard};
+use trunkline::ca::{self, Subject};
+use trunkline::dev::child::Child;
+use trunkline::dev::layout::SERVICE;
+
+use crate::chain::{Chain, Setup, edge_binary, eventually, metric, origin_binary, status_and_body};
+
+/// Outages do not share the machine: one at a time.
+static TURN: Mutex<()> = Mutex::const_new(());
+
+/// Fields of access logs would fill the disk; keys that outlive a restart are what production has.
+const EDGE_TOP: &str = "state_dir = \"state\"";
+const QUIET: &str = "[log]\naccess = false\n";
+
+/// See the module.
+pub struct Cluster {
+    /// The gateways: gw-1, gw-2.
+    pub gateways: Vec<Child>,
+    /// Upstreams besides the chain's own.
+    pub more: Vec<Child>,
+    /// PoPs and the upstream.
+    pub chain: Chain,
+    upstreams: Vec<String>,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl Cluster {
+    /// `pops` PoPs and `gateways` gateways in front of one upstream.
+    pub async fn start(pops: usize, gateways: usize) -> Self {
+        Self::with(pops, gateways, false).await
+    }
+
+    /// The same; with `apart` each gateway has an upstream of its own, the first the chain's.
+    pub async fn with(pops: usize, gateways: usize, apart: bool) -> Self {
+        let turn = TURN.lock().await;
+        let setup = Setup { pops, origin: false, edge_top: EDGE_TOP, edge_tables: QUIET, ..Setup::default() };
+        let chain = Chain::with(setup).await;
+        let mut cluster =
+            Self { gateways: Vec::new(), more: Vec::new(), upstreams: vec![chain.upstream.url()], chain, _turn: turn };
+        for index in 0..gateways {
+            if apart && index > 0 {
+                let log = cluster.chain.folder().join(format!("upstream-{index}.log"));
+                let args = ["upstream", "--listen", "127.0.0.1:0"];
+                let child = Child::start("upstream", edge_binary(), &args, &log).await.expect("an upstream");
+                cluster.upstreams.push(child.ready.http2.first().expect("an address").clone());
+                cluster.more.push(child);
+            }
+            let gateway = cluster.gateway(index).await;
+            cluster.gateways.push(gateway);
+        }
+        for pop in 0..pops {
+            cluster.chain.until_served(pop).await;
+        }
+        cluster.until_linked().await;
+        cluster
+    }
+
+    /// Waits until every gateway has all its links.
+    pub async fn until_linked(&self) {
+        for gateway in &self.gateways {
+            let wanted = 2.0 * f64::from(u32::try_from(self.chain.edges.len()).expect("few"));
+            let what = format!("links of {}", gateway.name);
+            eventually(&what, async || {
+                (metric(admin(gateway), "trunkline_tunnel_links").await >= wanted).then_some(())
+            })
+            .await;
+        }
+    }
+
+    async fn gateway(&self, index: usize) -> Child {
+        let (folder, name) = (self.chain.folder(), format!("gw-{}", index + 1));
+        if !folder.join(format!("{name}.pem")).exists() {
+            let subject = Subject::Gateway { name: name.clone(), services: vec![SERVICE.to_owned()] };
+            ca::issue(folder, folder, &subject, ca::DAYS).expect("a certificate");
+        }
+        let pops: Vec<_> = self.chain.edges.iter().flat_map(|edge| edge.ready.tunnel.first()).collect();
+        let upstream = self.upstreams.get(index).or(self.upstreams.first()).expect("an upstream");
+        let text = format!(
+            "name = \"{name}\"\npops = {pops:?}\npops_wanted = {wanted}\nadmin = \"127.0.0.1:0\"\n\n\
+             [tunnel]\ncert = \"{name}.pem\"\nkey = \"{name}.key\"\nca = \"tunnel-ca.pem\"\n\n\
+             [[service]]\nname = \"{SERVICE}\"\nupstreams = [\"{upstream}\"]\n\n{QUIET}",
+            wanted = pops.len(),
+        );
+        let config = folder.join(format!("{name}.toml"));
+        fs::write(&config, text).expect("origin.toml");
+        let args = ["run", "-c", config.to_str().expect("UTF-8")];
+        let started = Child::start(&name, origin_binary(), &args, &self.log(&name)).await;
+        started.unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    fn log(&self, name: &str) -> PathBuf {
+        self.chain.folder().join(format!("{name}.log"))
+    }
+
+    /// Kills a gateway at once.
+    pub async fn kill(&mut self, gateway: usize) {
+        self.gateways[gateway].signal(libc::SIGKILL);
+        self.gateways[gateway].ended().await;
+    }
+
+    /// Starts a gateway again under its name.
+    pub async fn restart(&mut self, gateway: usize) {
+        let child = self.gateway(gateway).await;
+        self.gateways[gateway] = child;
+    }
+
+    /// Exchanges that a gateway carries now.
+    pub async fn in_flight(&self, gateway: usize) -> u64 {
+        let (_, status) = status_and_body(admin(&self.gateways[gateway]), "/status").await;
+        let status: serde_json::Value = serde_json::from_str(&status).expect("JSON");
+        let links = status["tunnels"].as_array().expect("an array");
+        links.iter().filter_map(|link| link["in_flight"].as_u64()).sum()
+    }
+
+    /// Closes a gateway's busiest link without a warning.
+    pub async fn cut_link(&self, gateway: usize) -> String {
+        let stream = TcpStream::connect(admin(&self.gateways[gateway])).await.expect("connect");
+        let (mut requests, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.expect("handshake");
+        let request = Request::post("/links/close").header("host", "admin").body(Empty::<Bytes>::new());
+        let answer = async move {
+            let response = requests.send_request(request.expect("request")).await.expect("response");
+            assert_eq!(response.status(), 202);
+            response.into_body().collect().await.expect("body").to_bytes()
+        };
+        let (answer, _) = tokio::join!(answer, connection);
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+
+    /// The sum of a counter over all processes that live.
+    pub async fn count(&mut self, name: &str) -> f64 {
+        let mut sum = 0.0;
+        for child in self.gateways.iter_mut().chain(&mut self.chain.edges) {
+            if child.has_ended().is_none() {
+                sum += metric(admin(child), name).await;
+            }
+        }
+        sum
+    }
+
+    /// How often the upstream of the chain began with each POST of the load. None may be there twice.
+    pub async fn executions(&self, prefix: &str) -> Vec<(String, usize)> {
+        let mut keys = std::collections::BTreeMap::new();
+        for entry in self.chain.upstream.log(prefix).await {
+            let path = entry["path"].as_str().expect("a path").to_owned();
+            *keys.entry(path).or_insert(0) += 1;
+        }
+        keys.into_iter().collect()
+    }
+}
+
+/// The admin address of a process.
+pub fn admin(child: &Child) -> SocketAddr {
+    child.ready.admin.first().expect("an admin listener").parse().expect("address")
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for child in &self.gateways {
+                eprintln!("--- log of {} (pid {})\n{}", child.name, child.pid(), child.log_text());
+            }
+        }
+    }
+}

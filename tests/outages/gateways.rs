@@ -1,0 +1,146 @@
+//! Gateways that die, stop, and come back.
+
+use std::time::Duration;
+
+use trunkline::dev::upstream::pattern_fill;
+
+use crate::chain::{in_time, metric};
+use crate::client::{ALL, Client, MULTIPLEXED};
+use crate::cluster::{Cluster, admin};
+use crate::load::Load;
+
+#[tokio::test]
+async fn row_1_a_gateway_is_killed() {
+    let mut cluster = Cluster::start(2, 2).await;
+    let load = Load::start(&cluster);
+    load.warm().await;
+    cluster.kill(0).await;
+    load.run(Duration::from_secs(3)).await;
+    cluster.restart(0).await;
+    cluster.until_linked().await;
+    load.run(Duration::from_secs(1)).await;
+    let done = load.finish().await;
+    done.report("1 kill -9 of a gateway", &mut cluster).await;
+    done.assert_idempotent();
+}
+
+#[tokio::test]
+#[ignore = "make outages"]
+async fn row_1b_all_gateways_are_killed_and_come_back() {
+    let mut cluster = Cluster::start(2, 2).await;
+    let load = Load::start(&cluster);
+    load.warm().await;
+    cluster.kill(0).await;
+    cluster.kill(1).await;
+    cluster.restart(0).await;
+    cluster.restart(1).await;
+    load.run(Duration::from_secs(3)).await;
+    let done = load.finish().await;
+    done.report("1b kill -9 of all gateways, restarted at once", &mut cluster).await;
+    done.assert_idempotent();
+}
+
+async fn stopped(time: Duration) -> (Cluster, crate::load::Finished) {
+    let cluster = Cluster::start(2, 2).await;
+    let load = Load::start(&cluster);
+    load.warm().await;
+    cluster.gateways[0].signal(libc::SIGSTOP);
+    tokio::time::sleep(time).await;
+    cluster.gateways[0].signal(libc::SIGCONT);
+    load.run(Duration::from_secs(2)).await;
+    (cluster, load.finish().await)
+}
+
+#[tokio::test]
+#[ignore = "make outages"]
+async fn row_3_a_gateway_stops_for_a_moment() {
+    for millis in [200, 500] {
+        let (mut cluster, done) = stopped(Duration::from_millis(millis)).await;
+        done.report(&format!("3 SIGSTOP of a gateway, {millis} ms"), &mut cluster).await;
+        done.assert_flawless();
+        assert_eq!(cluster.count("trunkline_tunnel_verdicts_total").await, 0.0, "no verdict up to half a second");
+    }
+}
+
+#[tokio::test]
+#[ignore = "make outages"]
+async fn row_3b_a_gateway_stops_for_five_seconds() {
+    let (mut cluster, done) = stopped(Duration::from_secs(5)).await;
+    done.report("3 SIGSTOP of a gateway, 5 s", &mut cluster).await;
+    done.assert_flawless();
+}
+
+#[tokio::test]
+async fn row_10_a_gateway_is_killed_in_the_middle_of_a_download() {
+    const LENGTH: usize = 64 << 20;
+    for protocol in MULTIPLEXED {
+        let mut cluster = Cluster::start(1, 2).await;
+        let path = format!("/bytes/{LENGTH}");
+        let mut client = Client::connect(&cluster.chain, protocol).await;
+        let request = client.request("GET", &path);
+        let response = client.stream(request).await.expect("head");
+        let (mut body, mut at) = (response.into_body(), 0);
+        let mut expected = Vec::new();
+        let mut killed = None;
+        while let Some(frame) = in_time("data", body.frame()).await {
+            let data = frame.unwrap_or_else(|error| panic!("{protocol:?} at {at}: {error}")).into_data().expect("data");
+            expected.resize(data.len(), 0);
+            pattern_fill(at as u64, &mut expected);
+            assert!(data == expected, "{protocol:?}: wrong bytes at {at}");
+            at += data.len();
+            if at >= LENGTH / 2 && killed.is_none() {
+                let carrier = if cluster.in_flight(0).await > 0 { 0 } else { 1 };
+                cluster.kill(carrier).await;
+                killed = Some(carrier);
+            }
+        }
+        assert_eq!(at, LENGTH, "{protocol:?}: whole");
+        let log = cluster.chain.upstream.log(&path).await;
+        let sent: u64 = log.iter().filter_map(|entry| entry["sent"].as_u64()).sum();
+        let continued = metric(admin(&cluster.chain.edges[0]), "trunkline_dispatch_continuations_total").await;
+        println!(
+            "| 10 gateway killed at 50 % of 64 MiB, {protocol:?} | {} requests upstream | {} KiB more than needed | \
+             continued {continued} |",
+            log.len(),
+            sent.saturating_sub(LENGTH as u64) >> 10
+        );
+        assert_eq!((log.len(), continued), (2, 1.0), "{log:?}");
+    }
+}
+
+#[tokio::test]
+async fn row_10b_a_download_that_changed_meanwhile_is_reset_and_never_ends_short() {
+    const LENGTH: usize = 64 << 20;
+    for protocol in ALL {
+        let mut cluster = Cluster::start(1, 2).await;
+        let file = cluster.chain.folder().join("changing.bin");
+        std::fs::write(&file, vec![b'a'; LENGTH]).expect("a file");
+        let mut client = Client::connect(&cluster.chain, protocol).await;
+        let request = client.request("GET", "/changing.bin");
+        let response = client.stream(request).await.expect("head");
+        assert_eq!(response.status(), 200);
+        let (mut body, mut at, mut failed) = (response.into_body(), 0, false);
+        let mut killed = false;
+        while let Some(frame) = in_time("data", body.frame()).await {
+            let Ok(frame) = frame else {
+                failed = true;
+                break;
+            };
+            let data = frame.into_data().expect("data");
+            assert!(data.iter().all(|byte| *byte == b'a'), "{protocol:?}: bytes of both versions");
+            at += data.len();
+            if at >= LENGTH / 4 && !killed {
+                killed = true;
+                let new = cluster.chain.folder().join("new.bin");
+                std::fs::write(&new, vec![b'b'; LENGTH + 1]).expect("a file");
+                std::fs::rename(&new, &file).expect("a new version");
+                let carrier = if cluster.in_flight(0).await > 0 { 0 } else { 1 };
+                cluster.kill(carrier).await;
+            }
+        }
+        assert!(failed, "{protocol:?}: a clean end after {at} of {LENGTH} bytes");
+        println!("| 10 changed meanwhile, {protocol:?} | reset after {} MiB of 64 |", at >> 20);
+        let mut again = Client::connect(&cluster.chain, protocol).await;
+        assert_eq!(again.get("/status/204").await.status, 204);
+    }
+}

@@ -1,0 +1,100 @@
+//! Links that are cut under long bodies.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use trunkline::dev::upstream::{Sha256, pattern_fill};
+
+use crate::chain::{eventually, in_time};
+use crate::client::{Client, MULTIPLEXED};
+use crate::cluster::Cluster;
+use crate::load::number;
+
+/// Bytes each way unless TRUNKLINE_OUTAGES_LARGE says otherwise.
+const LARGE: usize = 64 << 20;
+/// Cuts of each body.
+const CUTS: usize = 5;
+const PIECE: usize = 64 << 10;
+
+/// The pattern from `at` on, a piece long or shorter at the end.
+fn piece(at: usize, length: usize) -> Vec<u8> {
+    let mut piece = vec![0; PIECE.min(length - at)];
+    pattern_fill(at as u64, &mut piece);
+    piece
+}
+
+/// Cuts the gateway's busiest link, and waits until it is back, so that the next cut finds one that carries something.
+async fn cut(cluster: &Cluster) {
+    let answer = cluster.cut_link(0).await;
+    assert!(answer.contains("pop-a"), "a link was cut: {answer}");
+}
+
+#[tokio::test]
+async fn row_7_links_are_cut_under_a_large_download_and_a_large_upload() {
+    let length = number("TRUNKLINE_OUTAGES_LARGE", LARGE);
+    for protocol in MULTIPLEXED {
+        let mut cluster = Cluster::start(1, 1).await;
+        let mut downloads = Client::connect(&cluster.chain, protocol).await;
+        let mut uploads = Client::connect(&cluster.chain, protocol).await;
+
+        let download = async {
+            let request = downloads.request("GET", &format!("/bytes/{length}"));
+            let mut body = downloads.stream(request).await.expect("head").into_body();
+            let (mut at, mut expected) = (0, Vec::new());
+            while let Some(frame) = in_time("data", body.frame()).await {
+                let data = frame.unwrap_or_else(|error| panic!("{protocol:?} at {at}: {error}"));
+                let data = data.into_data().expect("data");
+                expected.resize(data.len(), 0);
+                pattern_fill(at as u64, &mut expected);
+                assert!(data == expected, "{protocol:?}: wrong bytes at {at}");
+                let cuts = |at: usize| at * (CUTS + 1) / length;
+                if (1..=CUTS).contains(&cuts(at + data.len())) && cuts(at + data.len()) > cuts(at) {
+                    cut(&cluster).await;
+                }
+                at += data.len();
+            }
+            assert_eq!(at, length, "{protocol:?}: whole");
+        };
+        let upload = async {
+            let mut request = uploads.request("POST", "/hash");
+            request.headers_mut().insert("content-length", length.into());
+            let mut exchange = uploads.open(request).await.expect("open");
+            let (mut hash, mut at) = (Sha256::new(), 0);
+            while at < length {
+                let piece = piece(at, length);
+                hash.update(&piece);
+                let cuts = |at: usize| at * (CUTS + 1) / length;
+                if (1..=CUTS).contains(&cuts(at + piece.len())) && cuts(at + piece.len()) > cuts(at) {
+                    cut(&cluster).await;
+                }
+                at += piece.len();
+                in_time("room", exchange.upload.data(Bytes::from(piece))).await.expect("the upload goes on");
+            }
+            exchange.upload.finish().await.expect("the end");
+            let response = exchange.response().await.expect("an answer");
+            let answer = crate::client::collect(response).await.expect("a body");
+            assert_eq!(answer.json()["sha256"], hash.finish(), "{protocol:?}");
+        };
+        tokio::join!(download, upload);
+
+        let log = cluster.chain.upstream.log("/").await;
+        let log: Vec<_> = log.iter().filter(|entry| !matches!(entry["path"].as_str(), Some("/status/204"))).collect();
+        let requests: Vec<_> = log.iter().filter(|e| !e["path"].as_str().unwrap_or("").starts_with("/log")).collect();
+        assert_eq!(requests.len(), 2, "{protocol:?}: {requests:?}");
+        let resumed = cluster.count("trunkline_tunnel_resumed_total").await;
+        let again = cluster.count("trunkline_tunnel_resumed_bytes_total").await;
+        println!(
+            "| 7 links cut {} times under {} MiB down and up, {protocol:?} | 2 requests upstream | resumed {resumed} | \
+             {} KiB sent again |",
+            2 * CUTS,
+            length >> 20,
+            again / 1024.0
+        );
+        assert!(resumed > 0.0, "something was resumed");
+        eventually("the links are back", async || {
+            (cluster.count("trunkline_tunnel_links").await >= 4.0).then_some(())
+        })
+        .await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}

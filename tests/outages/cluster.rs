@@ -109,6 +109,13 @@ impl Cluster {
         self.gateways[gateway].ended().await;
     }
 
+    /// Kills the gateway that carries the only request.
+    pub async fn kill_carrier(&mut self) {
+        let carried = [self.in_flight(0).await, self.in_flight(1).await];
+        assert!(carried.contains(&1) && carried.contains(&0), "one request: {carried:?}");
+        self.kill(if carried[0] > 0 { 0 } else { 1 }).await;
+    }
+
     /// Starts a gateway again under its name.
     pub async fn restart(&mut self, gateway: usize) {
         let child = self.gateway(gateway).await;

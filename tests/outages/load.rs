@@ -79,6 +79,14 @@ struct Lane {
     /// Its PoP first, then the others.
     peers: Vec<SocketAddr>,
     client: tokio::sync::Mutex<Option<Client>>,
+    /// Connections that take no new requests; those on them go on.
+    retired: Mutex<Vec<Client>>,
+}
+
+impl Lane {
+    fn retire(&self, slot: &mut Option<Client>) {
+        self.retired.lock().extend(slot.take());
+    }
 }
 
 struct Shared {
@@ -116,7 +124,7 @@ impl Load {
                 _ => cluster.chain.http2(pop),
             };
             let peers = (0..pops).map(|other| address((pop + other) % pops)).collect();
-            lanes.push(Lane { protocol, pop, peers, client: tokio::sync::Mutex::new(None) });
+            lanes.push(Lane { protocol, pop, peers, client: tokio::sync::Mutex::new(None), retired: Mutex::default() });
         }
         let shared = Arc::new(Shared {
             ca: cluster.chain.site_ca(),
@@ -211,7 +219,7 @@ impl Shared {
             match exchange_once(exchange, kind, length).await {
                 Err(error) if is_unbegun(&*error) => {
                     self.again.fetch_add(1, Ordering::Relaxed);
-                    lane.client.lock().await.take();
+                    lane.retire(&mut *lane.client.lock().await);
                 }
                 done => return done,
             }
@@ -243,7 +251,7 @@ impl Shared {
                 Ok(exchange) => return Ok(exchange),
                 Err(error) => {
                     last = error;
-                    *slot = None;
+                    lane.retire(&mut slot);
                 }
             }
         }

@@ -45,8 +45,8 @@ impl Finished {
         ends.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default()
     }
 
-    fn slowest(&self) -> Duration {
-        let quick = self.outcomes.iter().filter(|o| o.failure.is_none() && matches!(o.kind, Kind::Get | Kind::Post));
+    fn slowest(&self, kind: Kind) -> Duration {
+        let quick = self.outcomes.iter().filter(|o| o.failure.is_none() && o.kind == kind);
         quick.map(|o| o.ended - o.began).max().unwrap_or_default()
     }
 
@@ -62,11 +62,12 @@ impl Finished {
             counters.push(format!("{name} {}", cluster.count(metric).await));
         }
         println!(
-            "| {outage} | {} requests | failed {failed:?} | again {} | gap {} ms | slowest {} ms | {} |",
+            "| {outage} | {} requests | failed {failed:?} | again {} | gap {} ms | slowest GET {} ms, POST {} ms | {} |",
             self.outcomes.len(),
             self.again,
             self.gap().as_millis(),
-            self.slowest().as_millis(),
+            self.slowest(Kind::Get).as_millis(),
+            self.slowest(Kind::Post).as_millis(),
             counters.join(", ")
         );
         for outcome in self.outcomes.iter().filter(|outcome| outcome.failure.is_some()).take(8) {

@@ -109,7 +109,8 @@ impl Tunnels {
     /// No links yet, for these services in the order of the configuration.
     pub fn new<'a>(services: impl Iterator<Item = &'a str>, ready: impl Fn(bool) + Send + Sync + 'static) -> Self {
         let names: HashMap<_, _> = services.enumerate().map(|(index, name)| (name.to_owned(), index)).collect();
-        let (table, lost) = (vec![Vec::new(); names.len()], vec![None; names.len()]);
+        // A PoP that has just started is like one that has just lost its links: its gateways dial it any moment.
+        let (table, lost) = (vec![Vec::new(); names.len()], vec![Some(clock::now()); names.len()]);
         Self {
             names,
             registrations: Mutex::default(),

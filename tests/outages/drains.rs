@@ -37,8 +37,7 @@ async fn listen(cluster: &Cluster, pop: usize, protocol: Protocol) {
     let response = client.stream(request).await.expect("head");
     let answer = crate::client::collect(response).await.expect("the stream ends well");
     let text = String::from_utf8(answer.body.to_vec()).expect("text");
-    let ids: Vec<usize> =
-        text.lines().filter_map(|line| line.strip_prefix("id: ")?.parse().ok()).collect();
+    let ids: Vec<usize> = text.lines().filter_map(|line| line.strip_prefix("id: ")?.parse().ok()).collect();
     assert_eq!(ids, (0..EVENTS).collect::<Vec<_>>(), "{protocol:?}");
 }
 
@@ -66,7 +65,10 @@ async fn row_8_a_gateway_drains() {
     load.run(Duration::from_secs(1)).await;
     let done = load.finish().await;
     done.report("8 SIGTERM of a gateway", &mut cluster).await;
-    println!("| 8 SIGTERM of a gateway | {} ms from its last stream to its end, {status} |", told.elapsed().as_millis());
+    println!(
+        "| 8 SIGTERM of a gateway | {} ms from its last stream to its end, {status} |",
+        told.elapsed().as_millis()
+    );
     done.assert_flawless();
     assert_eq!(status.code(), Some(0), "drained");
 }

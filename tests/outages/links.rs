@@ -91,10 +91,8 @@ async fn row_7_links_are_cut_under_a_large_download_and_a_large_upload() {
             again / 1024.0
         );
         assert!(resumed > 0.0, "something was resumed");
-        eventually("the links are back", async || {
-            (cluster.count("trunkline_tunnel_links").await >= 4.0).then_some(())
-        })
-        .await;
+        eventually("the links are back", async || (cluster.count("trunkline_tunnel_links").await >= 4.0).then_some(()))
+            .await;
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }

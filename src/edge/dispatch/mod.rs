@@ -142,11 +142,12 @@ impl Dispatch {
         tried: &mut Vec<Arc<Link>>,
         last: Option<Fault>,
     ) -> Result<(Arc<Member>, ExchangeWriter, ExchangeReader), Fault> {
+        let mut full: Vec<Arc<Link>> = Vec::new();
         loop {
             let unavailable =
                 Fault::new(Stage::Dispatch, Side::Tunnel, Kind::DestinationUnavailable).with_retry(Retry::Anywhere);
             let member = match last.is_none_or(|fault| is_worth_a_wait(&fault)) {
-                true => self.tunnels.choose_or_wait(service, self.worker, tried).await,
+                true => self.tunnels.choose_or_wait(service, self.worker, tried, &full).await,
                 false => self.tunnels.choose(service, self.worker, tried),
             };
             let member = member.ok_or(last.unwrap_or(unavailable))?;
@@ -154,6 +155,7 @@ impl Dispatch {
             if let Some((writer, reader)) = member.link.open() {
                 return Ok((member, writer, reader));
             }
+            full.push(member.link.clone());
         }
     }
 

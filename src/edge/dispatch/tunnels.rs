@@ -147,13 +147,27 @@ impl Tunnels {
             .or_else(|| members.iter().find(|m| m.link.state() == LinkState::Draining && untried(&m.link)).cloned())
     }
 
+    /// A usable link although it was tried: after a suspicion it works again. Not one of the `full` ones.
+    fn choose_again(&self, index: usize, full: &[Arc<Link>]) -> Option<Arc<Member>> {
+        let table = self.table.load();
+        let is_full = |link: &Arc<Link>| full.iter().any(|other| Arc::ptr_eq(other, link));
+        table.get(index)?.iter().find(|member| member.link.is_usable() && !is_full(&member.link)).cloned()
+    }
+
     /// Like [`Self::choose`], but where the service lost its links just now, or all of them are suspect, waits for one
-    /// to come back: a gateway that restarts or redials is not seen by clients.
-    pub async fn choose_or_wait(&self, index: usize, worker: usize, tried: &[Arc<Link>]) -> Option<Arc<Member>> {
+    /// to come back: a gateway that restarts or redials is not seen by clients. With no other link left, one that was
+    /// `tried` and works is better than none, unless it is `full`.
+    pub async fn choose_or_wait(
+        &self,
+        index: usize,
+        worker: usize,
+        tried: &[Arc<Link>],
+        full: &[Arc<Link>],
+    ) -> Option<Arc<Member>> {
         let mut until = None;
         loop {
             let changed = self.changed.notified();
-            if let Some(member) = self.choose(index, worker, tried) {
+            if let Some(member) = self.choose(index, worker, tried).or_else(|| self.choose_again(index, full)) {
                 return Some(member);
             }
             let until = match until {

@@ -1,13 +1,16 @@
 # make demo    the whole product on this machine; Ctrl-C ends it
 # make test    every test (brings a curl with HTTP/3 into target/ if the machine has none)
 # make check   format, lints and documentation
+# make sim     the tunnel in 10,000 simulated outages; SEEDS=n for another number
 # make bench   the chain under load beside its peers; prints the numbers of README.md
 
 CARGO ?= cargo
 # Arguments of the demo, such as: make demo DEMO="--pops 3 --upstream http://127.0.0.1:3000"
 DEMO ?=
+# Scenarios of a long simulation.
+SEEDS ?= 10000
 
-.PHONY: demo test check bench
+.PHONY: demo test check sim bench
 
 demo:
 	$(CARGO) build --bins
@@ -20,6 +23,9 @@ check:
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets -- -D warnings
 	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --no-deps
+
+sim:
+	TRUNKLINE_SEEDS=$(SEEDS) $(CARGO) test --test sim invariants -- --nocapture
 
 bench:
 	$(CARGO) bench --bench chain

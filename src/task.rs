@@ -3,7 +3,11 @@
 //! Ending has two signals, in order: *drain* (no new work, finish what runs) and *force* (stop now). A task sees drain
 //! through [`Tasks::draining`] and ends by itself; force drops it where it stands.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -13,6 +17,8 @@ use tokio_util::task::TaskTracker;
 pub struct Shutdown {
     drain: CancellationToken,
     force: CancellationToken,
+    /// Set before `force`: a look at it takes no lock.
+    forced: Arc<AtomicBool>,
 }
 
 impl Shutdown {
@@ -23,6 +29,7 @@ impl Shutdown {
 
     /// Ends everything now; implies drain.
     pub fn start_force(&self) {
+        self.forced.store(true, Ordering::Release);
         self.drain.cancel();
         self.force.cancel();
     }
@@ -34,7 +41,7 @@ impl Shutdown {
 
     /// Whether force has begun.
     pub fn is_forced(&self) -> bool {
-        self.force.is_cancelled()
+        self.forced.load(Ordering::Acquire)
     }
 
     /// Resolves when drain begins.
@@ -71,14 +78,23 @@ impl Tasks {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let force = self.shutdown.force.clone();
+        // tokio moves a future half a dozen times on its way into a task, and a request's future is 10 KiB large: it
+        // goes to the heap at once, and only the box is moved.
+        let mut future = Box::pin(future);
+        let Shutdown { force, forced, .. } = self.shutdown.clone();
         self.tracker.spawn(async move {
-            // Force first: a last poll could end a stream cleanly whose other half was just dropped.
-            tokio::select! {
-                biased;
-                () = force.cancelled() => {}
-                () = future => {}
-            }
+            let mut force = pin!(force.cancelled());
+            let mut watching = false;
+            poll_fn(|cx| {
+                // Force first: a last poll could end a stream cleanly whose other half was just dropped. The signal
+                // keeps the waker of the first poll; tasks never change theirs.
+                let ends = match std::mem::replace(&mut watching, true) {
+                    true => forced.load(Ordering::Acquire),
+                    false => force.as_mut().poll(cx).is_ready(),
+                };
+                if ends { Poll::Ready(()) } else { future.as_mut().poll(cx) }
+            })
+            .await;
         });
     }
 

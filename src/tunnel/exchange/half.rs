@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::HeaderMap;
 
-use super::{Exchange, PIECES};
+use super::{Exchange, PIECES, PIECES_FEW};
 use crate::fault::Fault;
 use crate::tunnel::block;
 use crate::tunnel::code::ResetCode;
@@ -138,6 +138,8 @@ pub struct ExchangeReader {
     pieces: Pieces,
     frame: Frame,
     ended: bool,
+    /// The last read filled every slot it had.
+    plenty: bool,
 }
 
 /// Where in a frame the reader stands.
@@ -152,7 +154,7 @@ impl ExchangeReader {
     pub(in crate::tunnel) fn new(exchange: Arc<Exchange>, early: Bytes) -> Self {
         let mut pieces = Pieces::default();
         pieces.push(early);
-        Self { exchange, pieces, frame: Frame::Header, ended: false }
+        Self { exchange, pieces, frame: Frame::Header, ended: false, plenty: false }
     }
 
     /// The exchange this is half of.
@@ -198,12 +200,25 @@ impl ExchangeReader {
                 Ok(None) => {}
                 Err(_) => return Poll::Ready(Err(self.refuse())),
             }
-            let mut pieces = [const { Bytes::new() }; PIECES];
-            match std::task::ready!(self.exchange.poll_read(cx, &mut pieces))? {
-                0 => return Poll::Ready(Err(self.refuse())),
-                count => pieces.into_iter().take(count).for_each(|piece| self.pieces.push(piece)),
+            let read = match self.plenty {
+                true => self.poll_pieces::<PIECES>(cx),
+                false => self.poll_pieces::<PIECES_FEW>(cx),
+            };
+            if std::task::ready!(read)? == 0 {
+                return Poll::Ready(Err(self.refuse()));
             }
         }
+    }
+
+    /// Takes up to `N` pieces from the stream; how many came, zero at its end.
+    fn poll_pieces<const N: usize>(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, Fault>> {
+        let mut pieces = [const { Bytes::new() }; N];
+        let count = std::task::ready!(self.exchange.poll_read(cx, &mut pieces))?;
+        self.plenty = count == N;
+        for piece in pieces.iter_mut().take(count) {
+            self.pieces.push(std::mem::take(piece));
+        }
+        Poll::Ready(Ok(count))
     }
 
     fn refuse(&mut self) -> Fault {
@@ -343,9 +358,16 @@ impl Pieces {
                 self.queue.pop_front().unwrap_or_default()
             }
             _ => {
-                let mut joined = BytesMut::zeroed(length);
-                let filled = self.peek(&mut joined);
-                self.skip(filled);
+                let mut joined = BytesMut::with_capacity(length);
+                while joined.len() < length {
+                    let Some(front) = self.queue.front_mut() else { break };
+                    let part = front.split_to(front.len().min(length - joined.len()));
+                    joined.put_slice(&part);
+                    if front.is_empty() {
+                        self.queue.pop_front();
+                    }
+                }
+                self.length -= joined.len();
                 joined.freeze()
             }
         }

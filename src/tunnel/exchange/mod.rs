@@ -39,6 +39,8 @@ pub use self::half::{Event, ExchangeReader, ExchangeWriter};
 
 /// Pieces taken from or given to a stream in one call.
 const PIECES: usize = 32;
+/// As long as there are no more: empty slots cost time too.
+const PIECES_FEW: usize = 4;
 
 /// The stream an exchange rides on now.
 struct Attachment {
@@ -218,11 +220,8 @@ impl Exchange {
             let Some(attachment) = &mut state.attachment else {
                 return park(state.flush_slot(driver), cx);
             };
-            let mut pieces = [const { Bytes::new() }; PIECES + 1];
-            let [lead, rest @ ..] = &mut pieces;
-            lead.clone_from(&attachment.lead);
-            let filled = state.send.poll_transmit(rest);
-            if filled == 0 {
+            let waiting = state.send.pieces_to_transmit();
+            if waiting == 0 {
                 if state.send.is_blocked_by_credit() {
                     match attachment.poll_stopped(cx) {
                         None => {
@@ -244,12 +243,26 @@ impl Exchange {
                 }
                 return Poll::Ready(Ok(()));
             }
-            let skip = usize::from(attachment.lead.is_empty());
-            match self.poll_write(state, cx, pieces.get_mut(skip..=filled).unwrap_or_default()) {
+            let written = match waiting <= PIECES_FEW {
+                true => self.poll_transmit::<{ PIECES_FEW + 1 }>(state, cx),
+                false => self.poll_transmit::<{ PIECES + 1 }>(state, cx),
+            };
+            match written {
                 Polled::Ready(()) | Polled::Lost => {}
                 Polled::Pending => return park(state.flush_slot(driver), cx),
             }
         }
+    }
+
+    /// Writes up to `N - 1` pieces behind what is left of the preamble.
+    fn poll_transmit<const N: usize>(self: &Arc<Self>, state: &mut State, cx: &mut Context<'_>) -> Polled<()> {
+        let mut pieces = [const { Bytes::new() }; N];
+        let Some(attachment) = &state.attachment else { return Polled::Lost };
+        let skip = usize::from(attachment.lead.is_empty());
+        let Some((lead, rest)) = pieces.split_first_mut() else { return Polled::Pending };
+        lead.clone_from(&attachment.lead);
+        let filled = state.send.poll_transmit(rest);
+        self.poll_write(state, cx, pieces.get_mut(skip..=filled).unwrap_or_default())
     }
 
     fn poll_write(self: &Arc<Self>, state: &mut State, cx: &mut Context<'_>, pieces: &mut [Bytes]) -> Polled<()> {

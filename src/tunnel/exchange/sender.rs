@@ -92,6 +92,11 @@ impl Sender {
         self.next - self.base
     }
 
+    /// How many pieces [`Self::poll_transmit`] could give; none without credit.
+    pub fn pieces_to_transmit(&self) -> usize {
+        if self.next < self.credit { self.chunks.len().saturating_sub(self.cursor.0) } else { 0 }
+    }
+
     /// Fills `out` with the next bytes for the stream, within credit; answers how many entries it filled.
     pub fn poll_transmit(&self, out: &mut [Bytes]) -> usize {
         let mut room = self.credit.saturating_sub(self.next);

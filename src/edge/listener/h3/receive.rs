@@ -13,6 +13,8 @@ use super::frame::{Decoder, Event};
 
 /// Packets taken from quinn at once: about 46 KiB. Many small pieces cost more further on than this copy.
 const CHUNKS_MAX: usize = 32;
+/// As long as there are no more: empty slots cost time too.
+const CHUNKS_FEW: usize = 2;
 
 /// Why a request goes no further.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,12 +63,14 @@ pub struct Receiver {
     decoder: Decoder,
     phase: Phase,
     ended: bool,
+    /// The last read filled every slot it had.
+    plenty: bool,
 }
 
 impl Receiver {
     /// A stream from which nothing was read yet.
     pub fn new(stream: RecvStream, headers_max: usize) -> Self {
-        Self { stream, decoder: Decoder::request(headers_max), phase: Phase::Head, ended: false }
+        Self { stream, decoder: Decoder::request(headers_max), phase: Phase::Head, ended: false, plenty: false }
     }
 
     /// Whether the stream was read to its end.
@@ -81,8 +85,16 @@ impl Receiver {
 
     /// Takes what quinn has. The batch may be empty: skipped frames, or a frame that is not complete yet.
     pub fn poll_batch(&mut self, cx: &mut Context<'_>) -> Poll<Result<Batch, End>> {
-        let mut chunks = [const { Bytes::new() }; CHUNKS_MAX];
+        match self.plenty {
+            true => self.poll_chunks::<CHUNKS_MAX>(cx),
+            false => self.poll_chunks::<CHUNKS_FEW>(cx),
+        }
+    }
+
+    fn poll_chunks<const N: usize>(&mut self, cx: &mut Context<'_>) -> Poll<Result<Batch, End>> {
+        let mut chunks = [const { Bytes::new() }; N];
         let read = ready!(pin!(self.stream.read_chunks(&mut chunks)).poll(cx));
+        self.plenty = read == Ok(Some(N));
         Poll::Ready(self.absorb(read, &mut chunks))
     }
 

@@ -33,7 +33,7 @@ pub fn set_forwarded(headers: &mut HeaderMap, forwarding: &Forwarding<'_>) {
     let mut buffer = BytesMut::with_capacity(2 * host.len() + 96);
     put(&mut buffer, peer);
     let address = buffer.split().freeze();
-    put_element(&mut buffer, peer, proto, host);
+    put_element(&mut buffer, &address, peer.is_ipv6(), proto, host);
     let element = buffer.split().freeze();
     buffer.put_slice(host.as_bytes());
     let host = buffer.freeze();
@@ -48,17 +48,38 @@ pub fn set_forwarded(headers: &mut HeaderMap, forwarding: &Forwarding<'_>) {
     }
 }
 
+/// By hand for IPv4: the formatting machinery costs more than everything else here.
 fn put(buffer: &mut BytesMut, peer: IpAddr) {
-    // Writing into a buffer that grows does not fail.
-    let _ = write!(buffer.writer(), "{peer}");
+    match peer {
+        IpAddr::V4(peer) => {
+            for (index, octet) in peer.octets().into_iter().enumerate() {
+                if index > 0 {
+                    buffer.put_u8(b'.');
+                }
+                put_octet(buffer, octet);
+            }
+        }
+        // Writing into a buffer that grows does not fail.
+        IpAddr::V6(peer) => drop(write!(buffer.writer(), "{peer}")),
+    }
+}
+
+fn put_octet(buffer: &mut BytesMut, octet: u8) {
+    if octet >= 100 {
+        buffer.put_u8(b'0' + octet / 100);
+    }
+    if octet >= 10 {
+        buffer.put_u8(b'0' + octet / 10 % 10);
+    }
+    buffer.put_u8(b'0' + octet % 10);
 }
 
 /// RFC 7239 section 4; the node of an IPv6 address is bracketed and quoted (section 6).
-fn put_element(buffer: &mut BytesMut, peer: IpAddr, proto: &str, host: &str) {
-    let _ = match peer {
-        IpAddr::V4(peer) => write!(buffer.writer(), "for={peer};proto={proto};host=\"{host}\""),
-        IpAddr::V6(peer) => write!(buffer.writer(), "for=\"[{peer}]\";proto={proto};host=\"{host}\""),
-    };
+fn put_element(buffer: &mut BytesMut, address: &[u8], bracketed: bool, proto: &str, host: &str) {
+    let (open, close): (&[u8], &[u8]) = if bracketed { (b"for=\"[", b"]\"") } else { (b"for=", b"") };
+    for part in [open, address, close, b";proto=", proto.as_bytes(), b";host=\"", host.as_bytes(), b"\""] {
+        buffer.put_slice(part);
+    }
 }
 
 fn add(headers: &mut HeaderMap, name: HeaderName, value: Bytes, trusted: bool) {

@@ -1,7 +1,6 @@
 //! What Trunkline writes on a message: request id, date, timings, and the reason of an answer it made itself.
 
 use std::cell::RefCell;
-use std::fmt::Write;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -79,13 +78,34 @@ fn format_date(now: SystemTime) -> HeaderValue {
 
 /// Appends one metric to `server-timing`: `name;dur=1.234`, milliseconds. `name` must be a token.
 pub fn append_server_timing(headers: &mut HeaderMap, name: &str, duration: Duration) {
-    let mut text = String::with_capacity(name.len() + 20);
-    let micros = duration.as_micros();
-    // Writing into a String does not fail.
-    let _ = write!(text, "{name};dur={}.{:03}", micros / 1_000, micros % 1_000);
+    let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+    let mut text = Vec::with_capacity(name.len() + 28);
+    text.extend_from_slice(name.as_bytes());
+    text.extend_from_slice(b";dur=");
+    push_millis(&mut text, micros);
     if let Ok(value) = HeaderValue::from_maybe_shared(Bytes::from(text)) {
         headers.append(SERVER_TIMING, value);
     }
+}
+
+/// Appends milliseconds with three decimals. By hand: every response has two of them.
+fn push_millis(text: &mut Vec<u8>, micros: u64) {
+    let mut digits = [b'0'; 20];
+    let mut left = micros;
+    let mut length = 0;
+    for digit in digits.iter_mut().rev() {
+        if left == 0 && length >= 4 {
+            break;
+        }
+        *digit = b'0' + u8::try_from(left % 10).unwrap_or_default();
+        left /= 10;
+        length += 1;
+    }
+    let digits = digits.get(digits.len() - length..).unwrap_or_default();
+    let (whole, fraction) = digits.split_at(length.saturating_sub(3));
+    text.extend_from_slice(whole);
+    text.push(b'.');
+    text.extend_from_slice(fraction);
 }
 
 /// Appends what `proxy` says of `fault` to `proxy-status` (RFC 9209 section 2).

@@ -190,6 +190,22 @@ fn timings_and_reasons_are_appended() {
     );
 }
 
+#[test]
+fn timings_are_milliseconds_with_three_decimals() {
+    for (micros, text) in [
+        (0, "0.000"),
+        (7, "0.007"),
+        (999, "0.999"),
+        (1_000, "1.000"),
+        (60_000_001, "60000.001"),
+        (u64::MAX, "18446744073709551.615"),
+    ] {
+        let mut headers = HeaderMap::new();
+        append_server_timing(&mut headers, "edge", Duration::from_micros(micros));
+        assert_eq!(headers["server-timing"], format!("edge;dur={text}"));
+    }
+}
+
 fn any_headers() -> impl Strategy<Value = HeaderMap> {
     let names = prop::sample::select(vec![
         "connection",

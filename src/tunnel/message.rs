@@ -3,7 +3,7 @@
 //! A direction of an exchange is HEAD, then BODY frames, then END or TRAILERS; towards the edge ACCEPTED and
 //! INFORMATIONAL may come before HEAD. A direction without END or TRAILERS is cut, whatever the stream below says.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -173,7 +173,7 @@ impl Meta {
             put_varint_item(out, 5, u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX));
         }
         if let Some(client) = self.client {
-            put_item(out, 6, client.to_string().as_bytes());
+            put_client(out, client);
         }
         if (self.urgency, self.incremental) != (3, false) {
             put_varint_item(out, 8, u64::from(self.urgency) << 1 | u64::from(self.incremental));
@@ -192,7 +192,7 @@ impl Meta {
                 3 => meta.hops = get_varint(&mut value)?,
                 4 => meta.attempt = get_varint(&mut value)?,
                 5 => meta.deadline = Some(Duration::from_millis(get_varint(&mut value)?)),
-                6 => meta.client = Some(text(&value)?.parse().map_err(|_| WireError::Range("client"))?),
+                6 => meta.client = Some(get_client(&value)?),
                 8 => {
                     let priority = get_varint(&mut value)?;
                     meta.urgency = u8::try_from(priority >> 1).unwrap_or(u8::MAX).min(7);
@@ -204,6 +204,32 @@ impl Meta {
         }
         Ok(meta)
     }
+}
+
+/// An address as its 4 or 16 bytes and the port's 2.
+fn put_client(out: &mut BytesMut, client: SocketAddr) {
+    let port = client.port().to_be_bytes();
+    put_varint(out, 6);
+    match client.ip() {
+        IpAddr::V4(address) => {
+            put_varint(out, 6);
+            out.put_slice(&address.octets());
+        }
+        IpAddr::V6(address) => {
+            put_varint(out, 18);
+            out.put_slice(&address.octets());
+        }
+    }
+    out.put_slice(&port);
+}
+
+fn get_client(value: &[u8]) -> Result<SocketAddr, WireError> {
+    let (address, port) = value.split_last_chunk::<2>().ok_or(WireError::Range("client"))?;
+    let address = <[u8; 4]>::try_from(address)
+        .map(IpAddr::from)
+        .or_else(|_| <[u8; 16]>::try_from(address).map(IpAddr::from))
+        .map_err(|_| WireError::Range("client"))?;
+    Ok(SocketAddr::new(address, u16::from_be_bytes(*port)))
 }
 
 #[cfg(test)]

@@ -11,6 +11,10 @@ use trunkline::config::EdgeConfig;
 use trunkline::dev::{self, DevArgs, UpstreamArgs};
 use trunkline::exit::{self, Exit};
 
+/// Requests live in many small allocations; the system's allocator took a tenth of their time.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Terminates HTTP/3, HTTP/2 and HTTP/1.1 at a Point of Presence and carries the requests through tunnels to `origin`.
 #[derive(Parser)]
 #[command(name = "edge", version, after_help = exit::HELP, after_long_help = exit::HELP)]

@@ -9,6 +9,10 @@ use trunkline::admin::client::{self, AskError};
 use trunkline::config::OriginConfig;
 use trunkline::exit::{self, Exit};
 
+/// Requests live in many small allocations; the system's allocator took a tenth of their time.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Dials PoPs and carries the requests that come through the tunnels to HTTP servers beside it.
 #[derive(Parser)]
 #[command(name = "origin", version, after_help = exit::HELP, after_long_help = exit::HELP)]

@@ -62,7 +62,7 @@ impl Rest {
 pub struct ResponseBody {
     source: Source,
     rest: Option<Box<Rest>>,
-    record: Option<Record>,
+    record: Option<Box<Record>>,
     total: Option<Pin<Box<Sleep>>>,
     _permit: Option<Permit>,
 }
@@ -81,7 +81,7 @@ impl ResponseBody {
 
     /// Ties the request's record to the body, and bounds it in time, if `total_timeout` says so. What is there already
     /// needs no bound: it may be the answer that tells of the timeout.
-    pub fn recorded(mut self, record: Record, total_timeout: Option<Duration>) -> Self {
+    pub fn recorded(mut self, record: Box<Record>, total_timeout: Option<Duration>) -> Self {
         let total_timeout = total_timeout.filter(|_| matches!(self.source, Source::Exchange(_)));
         let deadline = total_timeout.map(|timeout| crate::clock::now() + timeout.saturating_sub(record.age()));
         self.total = deadline.map(|deadline| Box::pin(tokio::time::sleep_until(deadline.into())));
@@ -91,8 +91,8 @@ impl ResponseBody {
 
     fn finish(&mut self) {
         self.source = Source::Done;
-        if let Some(record) = self.record.take() {
-            record.finish();
+        if let Some(mut record) = self.record.take() {
+            record.set_finished();
         }
     }
 

@@ -1,5 +1,6 @@
 //! The spine of the edge: filter, route, dispatch, one plain function. Called by every listener through [`Serve`].
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -55,9 +56,11 @@ impl Serve for Spine {
     async fn serve<I: Interim>(&self, mut request: Request, interim: &mut I) -> Response<ResponseBody> {
         let trusted = self.edge.is_trusted(&request.client);
         let id = fields::set_request_id(&mut request.head.headers, trusted);
-        let mut record = self.edge.observer.record(opening(&request, &id), request.started);
+        // On the heap: it goes through many hands on its way to the end of the body.
+        let mut record = Box::new(self.edge.observer.record(opening(&request, &id), request.started));
         let outcome = match self.edge.limits.total_timeout {
-            None => self.answer(request, &id, trusted, &mut record, interim).await,
+            // Pinned here and below: awaited directly, futures of this size are copied twice first.
+            None => pin!(self.answer(request, &id, trusted, &mut record, interim)).await,
             Some(timeout) => {
                 let late = Fault::new(Stage::Dispatch, Side::Upstream, Kind::ResponseTimeout);
                 let left = timeout.saturating_sub(record.age());
@@ -95,7 +98,7 @@ impl Spine {
         };
         let outbound =
             Outbound { head: request.head, meta, service: service.index, response_timeout: service.response_timeout };
-        let answered = self.dispatch.send(outbound, request.body, record, interim).await?;
+        let answered = pin!(self.dispatch.send(outbound, request.body, record, interim)).await?;
         let continuation = Continuation::of(&answered.outbound.head, &answered.head);
         let rest = continuation.map(|continuation| Rest::new(&self.dispatch, answered.outbound, continuation));
         Ok((answered.head, ResponseBody::exchange(answered.reader, rest, permit)))

@@ -235,6 +235,11 @@ impl Record {
 
     /// The response was sent to its end, or everything is noted about why it cannot be.
     pub fn finish(mut self) {
+        self.set_finished();
+    }
+
+    /// The same for a record that stays where it is; it must be dropped next.
+    pub fn set_finished(&mut self) {
         self.finished = true;
     }
 

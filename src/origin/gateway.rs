@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
@@ -54,10 +55,14 @@ impl Gateway {
             return writer.abort(ResetCode::Protocol.fault());
         };
         let mut record = self.record(&exchange, &head, &meta);
-        let outcome = tokio::select! {
-            biased;
-            outcome = self.answer(&mut writer, reader, head, meta, &mut record) => outcome,
-            fault = exchange.cancelled() => Err(fault),
+        let outcome = {
+            // Pinned here: awaited directly, futures of this size are copied twice first.
+            let answer = pin!(self.answer(&mut writer, reader, head, meta, &mut record));
+            tokio::select! {
+                biased;
+                outcome = answer => outcome,
+                fault = exchange.cancelled() => Err(fault),
+            }
         };
         match outcome {
             Ok(()) => record.finish(),
@@ -105,12 +110,12 @@ impl Gateway {
             Arc::new(Progress { exchange: writer.exchange().clone(), tell_accepted: !head.method.is_idempotent() });
         let body = RequestBody::new(reader, record, meta.bodiless);
         let asked = clock::now();
-        let UpstreamResponse { mut head, body } = service.upstreams.request(head, body, observe).await?;
+        let UpstreamResponse { mut head, body } = pin!(service.upstreams.request(head, body, observe)).await?;
         let took = clock::now().saturating_duration_since(asked);
         record.upstream_took(took);
         record.head(head.status);
         fields::append_server_timing(&mut head.headers, "upstream", took);
-        respond(writer, &head, body, record).await
+        pin!(respond(writer, &head, body, record)).await
     }
 }
 

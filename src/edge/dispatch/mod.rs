@@ -99,7 +99,8 @@ impl Dispatch {
             let (member, writer, reader) = self.open(outbound.service, &mut tried, last).await?;
             record.dispatched(member.link.peer().node());
             let waiting = member.begin();
-            let failure = match self.attempt(&outbound, &mut source, (writer, reader), interim).await {
+            let attempt = { pin!(self.attempt(&outbound, &mut source, (writer, reader), interim)).await };
+            let failure = match attempt {
                 Ok((head, reader, unsent)) => {
                     waiting.handle_head();
                     if let Some(writer) = unsent {

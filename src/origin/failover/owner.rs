@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::net::{SocketAddr, UdpSocket};
+use std::pin::pin;
 use std::sync::Arc;
 
 use quinn::Endpoint;
@@ -111,7 +112,7 @@ impl Owner for OriginOwner {
 
     fn handle_exchange(&self, _link: &Arc<Link>, writer: ExchangeWriter, reader: ExchangeReader) {
         let gateway = self.dialler.gateway.clone();
-        self.dialler.exchanges.spawn(async move { gateway.serve(writer, reader).await });
+        self.dialler.exchanges.spawn(async move { pin!(gateway.serve(writer, reader)).await });
     }
 
     fn handle_suspect(&self, link: &Arc<Link>) {

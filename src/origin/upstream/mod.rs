@@ -138,7 +138,7 @@ impl Upstreams {
             Some(protocol) => self.upgrade(prepare(headers, Outgoing::empty()), protocol, body, observe).await,
             None => {
                 let outgoing = Outgoing::new(body, Prepared::length(&headers)?);
-                self.exchange(prepare(headers, outgoing), observe).await
+                pin!(self.exchange(prepare(headers, outgoing), observe)).await
             }
         };
         result.inspect_err(|fault| self.metrics.count_fault(fault))
@@ -162,7 +162,7 @@ impl Upstreams {
                 true => prepared.into_http2(lease.pool().scheme)?,
                 false => prepared.into_http1()?,
             };
-            match self.send(request, lease, &observe).await {
+            match pin!(self.send(request, lease, &observe)).await {
                 Ok(sent) => return sent.into_response(target.method()),
                 Err(unsent) => prepared = self.again(unsent, target, spare, attempt)?,
             }

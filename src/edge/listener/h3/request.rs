@@ -33,7 +33,7 @@ pub async fn run<S: Serve>(shared: Arc<Shared>, active: Active, send: SendStream
         shared: &shared,
     };
     // `total_timeout` is the spine's, which answers 504 where there is no head yet.
-    let outcome = exchange.serve(serve, stopped.as_mut()).await;
+    let outcome = { pin!(exchange.serve(serve, stopped.as_mut())).await };
     if exchange.settle(outcome) {
         exchange.linger(stopped.as_mut()).await;
     }
@@ -67,12 +67,16 @@ impl Exchange<'_> {
         let form = Form { head_only: head.head.method == Method::HEAD, tunnel: head.head.protocol.is_some() };
         let request = self.make_request(head, batch)?;
         let mut interim = H3Interim(&mut self.sender);
-        let response = tokio::select! {
-            biased;
-            response = serve.serve(request, &mut interim) => response,
-            stopped = &mut stopped => return Err(respond::ended(stopped).into()),
+        let response = {
+            // Pinned here: awaited directly, futures of this size are copied twice first.
+            let serving = pin!(serve.serve(request, &mut interim));
+            tokio::select! {
+                biased;
+                response = serving => response,
+                stopped = &mut stopped => return Err(respond::ended(stopped).into()),
+            }
         };
-        respond::respond(&mut self.sender, self.shared, self.gate.as_deref(), response, form, stopped).await
+        pin!(respond::respond(&mut self.sender, self.shared, self.gate.as_deref(), response, form, stopped)).await
     }
 
     /// Reads until the head is there, or was too large to be kept.

@@ -2,7 +2,7 @@
 //! writes as it allows, trailers, and a clean end only if every declared byte went. Called by `request`.
 
 use std::future::Future;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
@@ -55,7 +55,7 @@ pub async fn respond<B>(
 where
     B: Body<Data = Bytes, Error = Fault> + Send + Unpin,
 {
-    let Response { mut head, body } = response;
+    let Response { mut head, mut body } = response;
     let plan = Plan::new(&mut head, form)?;
     let size = sender.headers(|out| encode::response(out, head.status, &head.headers));
     if size as u64 > shared.field_section_max.load(Ordering::Relaxed) {
@@ -65,7 +65,8 @@ where
     }
     drop(head);
     if plan.has_body {
-        Writer { sender, shared, gate, length: BodyLength::new(plan.length), plan }.write(body, stopped).await?;
+        let writer = Writer { sender, shared, gate, length: BodyLength::new(plan.length), plan };
+        pin!(writer.write(&mut body, stopped)).await?;
     }
     sender.flush().await?;
     sender.finish();
@@ -129,7 +130,7 @@ struct Writer<'a> {
 
 impl Writer<'_> {
     /// Gathers what the body has ready and writes it together; waits only when nothing is left to write.
-    async fn write<B>(mut self, mut body: B, mut stopped: Stopped<'_>) -> Result<(), Abort>
+    async fn write<B>(mut self, body: &mut B, mut stopped: Stopped<'_>) -> Result<(), Abort>
     where
         B: Body<Data = Bytes, Error = Fault> + Send + Unpin,
     {
@@ -138,7 +139,7 @@ impl Writer<'_> {
         }
         loop {
             let idle = self.sender.is_empty();
-            match std::future::poll_fn(|cx| poll_next(&mut body, &mut stopped, idle, cx)).await? {
+            match std::future::poll_fn(|cx| poll_next(body, &mut stopped, idle, cx)).await? {
                 Next::Frame(frame) => {
                     if self.take_frame(frame)? {
                         break;

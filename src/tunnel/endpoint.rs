@@ -20,6 +20,9 @@ use crate::tls::{self, TlsError};
 pub const ALPN: &[u8] = b"trunkline/1";
 /// Bytes that may be on their way on one link before the sender waits for QUIC acknowledgements.
 const SEND_WINDOW: u64 = 32 << 20;
+/// Packets that the other end may receive without acknowledging them at once (draft-ietf-quic-ack-frequency). QUIC's
+/// default, every second one, wakes both processes for a datagram that tells little; gaps are still told at once.
+const ACK_THRESHOLD: VarInt = VarInt::from_u32(10);
 /// An idle link sends something this often, so that address translators keep their entry.
 const KEEP_ALIVE: Duration = Duration::from_secs(3);
 
@@ -114,6 +117,8 @@ impl Credentials {
 /// of at most `exchanges_max` exchanges.
 pub fn transport(limits: &TunnelLimits) -> TransportConfig {
     let mut transport = TransportConfig::default();
+    let mut acks = AckFrequencyConfig::default();
+    acks.ack_eliciting_threshold(ACK_THRESHOLD);
     let idle = IdleTimeout::try_from(limits.idle_timeout).ok();
     let stream_window = limits.exchange_window_max.saturating_add(64 << 10);
     transport
@@ -125,7 +130,7 @@ pub fn transport(limits: &TunnelLimits) -> TransportConfig {
         .receive_window(VarInt::MAX)
         .send_window(SEND_WINDOW)
         .datagram_receive_buffer_size(None)
-        .ack_frequency_config(Some(AckFrequencyConfig::default()));
+        .ack_frequency_config(Some(acks));
     transport
 }
 

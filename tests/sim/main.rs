@@ -11,7 +11,6 @@ mod trust;
 mod world;
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
 
 use parking_lot::Mutex;
 
@@ -56,7 +55,7 @@ fn invariants_hold_in_every_scenario() {
     }
     let seeds = number("TRUNKLINE_SEEDS").unwrap_or(SEEDS);
     let (next, failed, sum) = (AtomicU64::new(0), Mutex::new(Vec::new()), Mutex::new(Report::default()));
-    let begun = Instant::now();
+    let begun = trunkline::clock::now();
     std::thread::scope(|scope| {
         for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
             scope.spawn(|| {

@@ -43,8 +43,7 @@ pub fn run(scenario: &Scenario, verbose: bool) -> Report {
     trust::get();
     fastrand::seed(scenario.seed);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
-    let report = runtime.expect("runtime").block_on(simulate(scenario.clone(), verbose));
-    report
+    runtime.expect("runtime").block_on(simulate(scenario.clone(), verbose))
 }
 
 async fn simulate(scenario: Scenario, verbose: bool) -> Report {

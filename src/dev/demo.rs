@@ -16,8 +16,10 @@ use crate::task::{Shutdown, Tasks};
 
 /// From the last ready line to the first answer.
 const CHAIN_TIMEOUT: Duration = Duration::from_secs(15);
-/// For each child to drain.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+/// For each child to drain. The last PoP would wait longer for its gateways to move to another one.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+/// For each child to end by force.
+const FORCE_TIMEOUT: Duration = Duration::from_secs(4);
 /// The host in printed URLs.
 const HOST: &str = "localhost";
 
@@ -153,7 +155,11 @@ impl Demo {
     async fn end(&mut self) {
         for child in self.edges.iter_mut().chain(&mut self.origin) {
             child.signal(libc::SIGTERM);
-            if tokio::time::timeout(DRAIN_TIMEOUT, child.ended()).await.is_err() {
+            if tokio::time::timeout(DRAIN_TIMEOUT, child.ended()).await.is_ok() {
+                continue;
+            }
+            child.signal(libc::SIGTERM);
+            if tokio::time::timeout(FORCE_TIMEOUT, child.ended()).await.is_err() {
                 println!("{} does not end and is killed.", child.name);
                 child.signal(libc::SIGKILL);
             }

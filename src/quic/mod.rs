@@ -9,4 +9,4 @@ mod socket;
 
 pub use cid::{CidGenerator, Worker, initial_cid};
 pub use keys::{KeysError, QuicKeys};
-pub use socket::{BindError, WORKERS_MAX, bind_group, bind_udp, endpoint};
+pub use socket::{BindError, WORKERS_MAX, bind_group, bind_udp, dialling_socket, endpoint, rebind};

@@ -149,6 +149,17 @@ fn instruction(code: u32, jt: u8, jf: u8, k: u32) -> libc::sock_filter {
     libc::sock_filter { code: u16::try_from(code).unwrap_or(u16::MAX), jt, jf, k }
 }
 
+/// A socket on a port of its own to dial `peer` from, with buffers like those of a listener.
+///
+/// # Errors
+/// When the system has none.
+pub fn dialling_socket(peer: SocketAddr) -> io::Result<UdpSocket> {
+    let any: SocketAddr = if peer.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
+    let socket = new_socket(any)?;
+    socket.bind(&any.into())?;
+    Ok(socket.into())
+}
+
 /// An endpoint on `socket`, driven by the current runtime. Without a server configuration it can only dial.
 ///
 /// # Errors
@@ -158,9 +169,15 @@ pub fn endpoint(
     server: Option<ServerConfig>,
     socket: UdpSocket,
 ) -> io::Result<quinn::Endpoint> {
-    let runtime = Arc::new(TokioRuntime);
-    let socket = Arc::new(Hardy { inner: runtime.wrap_udp_socket(socket)?, errors: AtomicU32::new(0) });
-    quinn::Endpoint::new_with_abstract_socket(config, server, socket, runtime)
+    quinn::Endpoint::new_with_abstract_socket(config, server, Hardy::wrap(socket)?, Arc::new(TokioRuntime))
+}
+
+/// Moves `endpoint` with its connections to `socket`, which has what [`endpoint`] gave the first one.
+///
+/// # Errors
+/// When the socket cannot be registered with the runtime; the endpoint stays where it is then.
+pub fn rebind(endpoint: &quinn::Endpoint, socket: UdpSocket) -> io::Result<()> {
+    endpoint.rebind_abstract(Hardy::wrap(socket)?)
 }
 
 /// A socket that outlives receive errors. quinn ends the whole endpoint, with every connection on it, at the first one;
@@ -168,6 +185,12 @@ pub fn endpoint(
 struct Hardy {
     inner: Arc<dyn AsyncUdpSocket>,
     errors: AtomicU32,
+}
+
+impl Hardy {
+    fn wrap(socket: UdpSocket) -> io::Result<Arc<Self>> {
+        Ok(Arc::new(Self { inner: TokioRuntime.wrap_udp_socket(socket)?, errors: AtomicU32::new(0) }))
+    }
 }
 
 impl fmt::Debug for Hardy {

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use super::backoff::Backoff;
 use super::machine::Role;
-use super::owner::{OriginOwner, socket_towards};
+use super::owner::OriginOwner;
 use super::supervisor::Supervisor;
 use crate::clock;
 use crate::config::PopAddress;
@@ -25,6 +25,10 @@ use crate::tunnel::endpoint::peer_certificate;
 use crate::tunnel::identity::{Identity, POP_SERVER_NAME, identity};
 use crate::tunnel::link::{self, Link, LinkError};
 use crate::tunnel::peer::Peers;
+
+/// A link that lived this long is dialled again at once. One that did not is dialled with backoff: two processes under one
+/// name throw each other out, and would do so without pause.
+const LASTING: Duration = Duration::from_secs(2);
 
 /// Everything that all links of this origin share.
 pub struct Dialler {
@@ -160,7 +164,7 @@ impl Dialler {
         let workers = usize::try_from(link.remote().workers).unwrap_or(1).max(1);
         holder.target = Worker::new(holder.number % workers, workers);
         let owner = Arc::new(OriginOwner::new(self.clone(), holder.pop, endpoint));
-        let mut registered = false;
+        let (mut registered, begun) = (false, clock::now());
         let follow = self.follow(&link, &owner, roles, &mut registered);
         let reason = tokio::select! {
             biased;
@@ -170,7 +174,9 @@ impl Dialler {
         if !registered {
             return Err(reason.into());
         }
-        backoff.handle_ready();
+        if clock::now().saturating_duration_since(begun) >= LASTING {
+            backoff.handle_ready();
+        }
         Ok(reason)
     }
 
@@ -222,7 +228,7 @@ impl Dialler {
     async fn dial(&self, holder: &Holder) -> Result<(Arc<Link>, link::ControlStream, Endpoint), DialError> {
         let (worker, target) = (holder.worker, holder.target);
         let address = resolve(&holder.address).await?;
-        let endpoint = quic::endpoint(quinn::EndpointConfig::default(), None, socket_towards(address)?)?;
+        let endpoint = quic::endpoint(quinn::EndpointConfig::default(), None, quic::dialling_socket(address)?)?;
         let mut config = self.client.clone();
         if let Some(target) = target {
             config.initial_dst_cid_provider(Arc::new(move || initial_cid(target)));

@@ -1,7 +1,6 @@
 //! What a link of an origin tells: control frames of the PoP, exchanges, suspicion.
 
 use std::future::Future;
-use std::net::{SocketAddr, UdpSocket};
 use std::pin::pin;
 use std::sync::Arc;
 
@@ -10,6 +9,7 @@ use tokio::sync::Notify;
 
 use super::dial::Dialler;
 use crate::clock;
+use crate::quic;
 use crate::tunnel::control::{Control, Drain, Registered};
 use crate::tunnel::exchange::{ExchangeReader, ExchangeWriter};
 use crate::tunnel::link::{Link, LinkState, Owner};
@@ -117,17 +117,13 @@ impl Owner for OriginOwner {
 
     fn handle_suspect(&self, link: &Arc<Link>) {
         // A fresh source port takes another path through the network: the connection goes on.
-        match socket_towards(link.connection().remote_address()).and_then(|socket| self.endpoint.rebind(socket)) {
+        match quic::dialling_socket(link.connection().remote_address())
+            .and_then(|socket| quic::rebind(&self.endpoint, socket))
+        {
             Ok(()) => {
                 link.peer().metrics().rebinds.inc();
             }
             Err(error) => tracing::warn!(%error, "no other source port"),
         }
     }
-}
-
-/// A socket of its own for each link: another source port takes another path.
-pub(super) fn socket_towards(address: SocketAddr) -> std::io::Result<UdpSocket> {
-    let any: SocketAddr = if address.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
-    UdpSocket::bind(any)
 }

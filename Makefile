@@ -1,13 +1,14 @@
 # make demo    the whole product on this machine; Ctrl-C ends it
 # make test    every test (brings a curl with HTTP/3 into target/ if the machine has none)
 # make check   format, lints and documentation
+# make outages   gateways, PoPs, links and upstreams killed, stopped and drained under load; prints what clients noticed
 # make bench   the chain under load beside its peers; prints the numbers of README.md
 
 CARGO ?= cargo
 # Arguments of the demo, such as: make demo DEMO="--pops 3 --upstream http://127.0.0.1:3000"
 DEMO ?=
 
-.PHONY: demo test check bench
+.PHONY: demo test outages check bench
 
 demo:
 	$(CARGO) build --bins
@@ -15,6 +16,9 @@ demo:
 
 test:
 	@curl=$$(tests/tools/curl.sh) && export TRUNKLINE_CURL="$$curl" && $(CARGO) test
+
+outages:
+	$(CARGO) test --test outages -- --include-ignored --nocapture --test-threads=1
 
 check:
 	$(CARGO) fmt --check

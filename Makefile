@@ -2,6 +2,7 @@
 # make test    every test (brings a curl with HTTP/3 into target/ if the machine has none)
 # make check   format, lints and documentation
 # make sim     the tunnel in 10,000 simulated outages; SEEDS=n for another number
+# make outages   gateways, PoPs, links and upstreams killed, stopped and drained under load; prints what clients noticed
 # make bench   the chain under load beside its peers; prints the numbers of README.md
 
 CARGO ?= cargo
@@ -10,7 +11,7 @@ DEMO ?=
 # Scenarios of a long simulation.
 SEEDS ?= 10000
 
-.PHONY: demo test check sim bench
+.PHONY: demo test check sim outages bench
 
 demo:
 	$(CARGO) build --bins
@@ -18,6 +19,9 @@ demo:
 
 test:
 	@curl=$$(tests/tools/curl.sh) && export TRUNKLINE_CURL="$$curl" && $(CARGO) test
+
+outages:
+	$(CARGO) test --test outages -- --include-ignored --nocapture --test-threads=1
 
 check:
 	$(CARGO) fmt --check

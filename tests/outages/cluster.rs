@@ -109,6 +109,14 @@ impl Cluster {
         self.gateways[gateway].ended().await;
     }
 
+    /// Waits until no gateway carries anything.
+    pub async fn until_idle(&self) {
+        eventually("no exchange is left", async || {
+            (self.in_flight(0).await + self.in_flight(1).await == 0).then_some(())
+        })
+        .await;
+    }
+
     /// Kills the gateway that carries the only request.
     pub async fn kill_carrier(&mut self) {
         let carried = [self.in_flight(0).await, self.in_flight(1).await];

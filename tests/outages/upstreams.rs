@@ -23,8 +23,10 @@ async fn row_9_the_upstream_behind_a_gateway_dies() {
     let done = load.finish().await;
     done.report("9 crash of the upstream behind one of two gateways", &mut cluster).await;
     assert_eq!(done.failed(&[Kind::Get], |_| true), Vec::<String>::new());
-    // What the dead upstream had begun to answer or to execute is lost with it; nothing that came later may be.
-    let late: Vec<_> = done.outcomes.iter().filter(|o| o.failure.is_some() && o.began > dead).collect();
+    // What the dead upstream had begun to answer or to execute is lost with it, and so may be a POST that met a pooled
+    // connection in its last moment; nothing that came later may be.
+    let noticed = dead + Duration::from_millis(100);
+    let late: Vec<_> = done.outcomes.iter().filter(|o| o.failure.is_some() && o.began > noticed).collect();
     assert!(late.is_empty(), "killed {:?} ago: {late:?}", killed.elapsed());
 
     cluster.chain.upstream.child.signal(libc::SIGKILL);

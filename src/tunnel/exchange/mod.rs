@@ -30,7 +30,7 @@ use self::receiver::Receiver;
 use self::sender::Sender;
 use super::code::ResetCode;
 use super::control::Ack;
-use super::link::Link;
+use super::link::{Link, LinkState};
 use super::peer::Peer;
 use crate::clock;
 use crate::fault::{Fault, Kind, Retry, Side, Stage};
@@ -652,7 +652,8 @@ impl Exchange {
             // Any link will do: the other end need not keep for a resume what is all here.
             return self.peer.any_link().into_iter().for_each(|link| link.ack(ack, true));
         };
-        attachment.link.ack(ack, false);
+        // It goes with the next heartbeat, except where a drain waits for it.
+        attachment.link.ack(ack, attachment.link.state() == LinkState::Draining);
         // Take the FIN, if it is there: a stream dropped before its end sends STOP_SENDING.
         let mut none = [const { Bytes::new() }; 1];
         let _ = pin!(attachment.recv.read_chunks(&mut none)).poll(&mut Context::from_waker(Waker::noop()));

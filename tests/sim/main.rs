@@ -47,6 +47,7 @@ fn must_hold(scenario: &Scenario, report: &Report) {
 #[test]
 fn invariants_hold_in_every_scenario() {
     log_if_asked();
+    run::name_seed_in_panics();
     if let Some(seed) = number("TRUNKLINE_SEED") {
         let scenario = Scenario::from_seed(seed);
         let report = run(&scenario, true);

@@ -24,6 +24,20 @@ const EXCUSE_MS: u64 = 6_000;
 /// A dead process is known to be dead after so long.
 const NOTICE_MS: u64 = 3_000;
 
+thread_local! {
+    /// The seed that this thread runs, for panics outside the simulation's own code.
+    static RUNNING: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
+}
+
+/// Names the seed in every panic: one inside quinn ends the process.
+pub fn name_seed_in_panics() {
+    let default = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        eprintln!("in a run of seed {}:", RUNNING.get());
+        default(info);
+    }));
+}
+
 /// What a run came to.
 #[derive(Debug, Default)]
 pub struct Report {
@@ -39,6 +53,7 @@ pub struct Report {
 
 /// Runs a scenario in paused time.
 pub fn run(scenario: &Scenario, verbose: bool) -> Report {
+    RUNNING.set(scenario.seed);
     // Made before the seed is set: it takes random numbers too.
     trust::get();
     fastrand::seed(scenario.seed);

@@ -137,16 +137,17 @@ impl Demo {
 
     /// Waits for a signal. A child that dies is news, not an end: that is what a demo is for.
     async fn watch(&mut self, signals: &mut Signals) {
+        // By name, not by whether it has ended: one may end before anybody looks.
+        let mut told: Vec<String> = Vec::new();
         loop {
-            let mut children: Vec<&mut Child> = self
-                .edges
-                .iter_mut()
-                .chain(&mut self.origin)
-                .filter_map(|child| child.has_ended().is_none().then_some(child))
-                .collect();
+            let children = self.edges.iter_mut().chain(&mut self.origin);
+            let mut children: Vec<&mut Child> = children.filter(|child| !told.contains(&child.name)).collect();
             tokio::select! {
                 () = signals.next() => return,
-                (name, status) = first_end(&mut children) => println!("{name} is gone ({status})."),
+                (name, status) = first_end(&mut children) => {
+                    println!("{name} is gone ({status}).");
+                    told.push(name);
+                }
             }
         }
     }

@@ -219,9 +219,9 @@ fn length_ms(request: &crate::scenario::Request) -> u64 {
     let response_pieces = request.response_len / request.piece + 1;
     // What a reader gets at once may be smaller than a piece.
     let read_pieces = (request.response_len.max(request.request_len) / request.piece.min(1_000) + 1) * 2;
-    request_pieces * (request.client_pace_ms + request.handler_pace_ms)
+    request_pieces * request.client_pace_ms
         + response_pieces * request.handler_pace_ms
-        + read_pieces * request.reader_pace_ms
+        + read_pieces * (request.reader_pace_ms + request.handler_pace_ms)
 }
 
 /// How much longer an exchange may take on lossy paths.

@@ -214,7 +214,7 @@ impl ExchangeReader {
     fn poll_pieces<const N: usize>(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, Fault>> {
         let mut pieces = [const { Bytes::new() }; N];
         let count = std::task::ready!(self.exchange.poll_read(cx, &mut pieces))?;
-        self.plenty = count == N;
+        self.plenty = count >= PIECES_FEW;
         for piece in pieces.iter_mut().take(count) {
             self.pieces.push(std::mem::take(piece));
         }

@@ -38,11 +38,26 @@ pub enum AskError {
     Status(u16),
 }
 
-/// Sends one request to the admin listener of a running process and returns the body.
+/// What a running process knows of itself, as text for people or as JSON.
 ///
 /// # Errors
 /// When nobody answers within five seconds, or the answer is not a success.
-pub fn ask(listen: Option<&AdminListen>, method: Method, path: &str) -> Result<Bytes, AskError> {
+pub fn status(listen: Option<&AdminListen>, json: bool) -> Result<String, AskError> {
+    let body = ask(listen, Method::GET, "/status")?;
+    let status: Value = serde_json::from_slice(&body).map_err(|error| AskError::Http(error.to_string()))?;
+    Ok(if json { format!("{status:#}\n") } else { as_text(&status) })
+}
+
+/// Starts the drain of a running process, as SIGTERM does.
+///
+/// # Errors
+/// When nobody answers within five seconds, or the answer is not a success.
+pub fn drain(listen: Option<&AdminListen>) -> Result<String, AskError> {
+    ask(listen, Method::POST, "/drain").map(|_| "draining\n".to_owned())
+}
+
+/// Sends one request to the admin listener of a running process and returns the body.
+fn ask(listen: Option<&AdminListen>, method: Method, path: &str) -> Result<Bytes, AskError> {
     let listen = listen.ok_or(AskError::NoAdmin)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let late = || AskError::Http("none in time".into());
@@ -79,7 +94,7 @@ where
 }
 
 /// The answer to `/status` for people: a line about the process, then one per tunnel in columns.
-pub fn as_text(status: &Value) -> String {
+fn as_text(status: &Value) -> String {
     let mut out = String::new();
     let name = ["pop", "gateway"].iter().find_map(|key| status.get(key)).and_then(Value::as_str).unwrap_or("-");
     let draining = if status.get("draining") == Some(&Value::Bool(true)) { ", draining" } else { "" };

@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use http::Method;
 use trunkline::admin::client::{self, AskError};
 use trunkline::ca::{self, CaError, Issued, Subject};
 use trunkline::config::EdgeConfig;
@@ -104,8 +103,10 @@ struct SubjectArgs {
 fn main() -> ExitCode {
     match Args::parse().command {
         Command::Run(file) => with_config(&file.config, run),
-        Command::Tunnels(args) => with_config(&args.file.config, |config| ask(&config, args.json)),
-        Command::Drain(file) => with_config(&file.config, |config| drain(&config)),
+        Command::Tunnels(args) => {
+            with_config(&args.file.config, |config| told(client::status(config.admin.as_ref(), args.json)))
+        }
+        Command::Drain(file) => with_config(&file.config, |config| told(client::drain(config.admin.as_ref()))),
         Command::Check(file) => with_config(&file.config, |config| {
             println!("{}: ok, PoP {}", file.config.display(), config.name);
             Exit::Ok
@@ -161,30 +162,16 @@ fn made(result: Result<Issued, CaError>) -> Exit {
     }
 }
 
-/// Asks a running process and prints what it says.
-fn ask(config: &EdgeConfig, json: bool) -> Exit {
-    let status = client::ask(config.admin.as_ref(), Method::GET, "/status");
-    match status.and_then(|body| serde_json::from_slice(&body).map_err(|e| AskError::Http(e.to_string()))) {
-        Ok(status) if json => told(&format!("{status:#}\n")),
-        Ok(status) => told(&client::as_text(&status)),
-        Err(error) => failed(&error),
+/// Prints what a running process answered.
+fn told(answer: Result<String, AskError>) -> Exit {
+    match answer {
+        Ok(text) => {
+            print!("{text}");
+            Exit::Ok
+        }
+        Err(error) => {
+            eprintln!("edge: {error}");
+            Exit::Failed
+        }
     }
-}
-
-/// Starts the drain of a running process, as SIGTERM does.
-fn drain(config: &EdgeConfig) -> Exit {
-    match client::ask(config.admin.as_ref(), Method::POST, "/drain") {
-        Ok(_) => told("draining\n"),
-        Err(error) => failed(&error),
-    }
-}
-
-fn told(text: &str) -> Exit {
-    print!("{text}");
-    Exit::Ok
-}
-
-fn failed(error: &AskError) -> Exit {
-    eprintln!("edge: {error}");
-    Exit::Failed
 }

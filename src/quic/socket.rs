@@ -4,25 +4,20 @@
 //! client that changes its address stays where its connection is. Called at the start by the edge for clients and for
 //! tunnels; owns nothing afterwards.
 
-use std::fmt;
-use std::io::{self, IoSliceMut};
+use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::task::{Context, Poll};
 
-use quinn::udp::{RecvMeta, Transmit};
-use quinn::{AsyncUdpSocket, EndpointConfig, Runtime, ServerConfig, TokioRuntime, UdpPoller};
+use quinn::{EndpointConfig, ServerConfig, TokioRuntime};
 use socket2::{Domain, Protocol, Socket, Type};
+
+use super::datagrams::Datagrams;
 
 /// Sockets in a group: the steering byte tells no more apart.
 pub const WORKERS_MAX: usize = 256;
 /// Asked of the kernel for each socket; it gives what net.core.{r,w}mem_max allow. 2 MiB hold 15 ms of 1 Gbit/s.
 const BUFFER_LEN: usize = 2 << 20;
-/// Receive errors in a row after which the socket counts as broken.
-const RECEIVE_ERRORS_MAX: u32 = 64;
 
 /// An address that cannot be used; the message names it and says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -169,7 +164,7 @@ pub fn endpoint(
     server: Option<ServerConfig>,
     socket: UdpSocket,
 ) -> io::Result<quinn::Endpoint> {
-    quinn::Endpoint::new_with_abstract_socket(config, server, Hardy::wrap(socket)?, Arc::new(TokioRuntime))
+    quinn::Endpoint::new_with_abstract_socket(config, server, Datagrams::new(socket)?, Arc::new(TokioRuntime))
 }
 
 /// Moves `endpoint` with its connections to `socket`, which has what [`endpoint`] gave the first one.
@@ -177,81 +172,11 @@ pub fn endpoint(
 /// # Errors
 /// When the socket cannot be registered with the runtime; the endpoint stays where it is then.
 pub fn rebind(endpoint: &quinn::Endpoint, socket: UdpSocket) -> io::Result<()> {
-    endpoint.rebind_abstract(Hardy::wrap(socket)?)
-}
-
-/// A socket that outlives receive errors. quinn ends the whole endpoint, with every connection on it, at the first one;
-/// but what Linux reports there (ENOMEM, ENETDOWN, an ICMP error) is about a moment or one peer.
-struct Hardy {
-    inner: Arc<dyn AsyncUdpSocket>,
-    errors: AtomicU32,
-}
-
-impl Hardy {
-    fn wrap(socket: UdpSocket) -> io::Result<Arc<Self>> {
-        Ok(Arc::new(Self { inner: TokioRuntime.wrap_udp_socket(socket)?, errors: AtomicU32::new(0) }))
-    }
-}
-
-impl fmt::Debug for Hardy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.inner.fmt(f)
-    }
-}
-
-impl AsyncUdpSocket for Hardy {
-    fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
-        self.inner.clone().create_io_poller()
-    }
-
-    fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
-        self.inner.try_send(transmit)
-    }
-
-    fn poll_recv(
-        &self,
-        cx: &mut Context<'_>,
-        bufs: &mut [IoSliceMut<'_>],
-        meta: &mut [RecvMeta],
-    ) -> Poll<io::Result<usize>> {
-        match self.inner.poll_recv(cx, bufs, meta) {
-            Poll::Ready(Err(error)) => {
-                if self.errors.fetch_add(1, Ordering::Relaxed) >= RECEIVE_ERRORS_MAX {
-                    return Poll::Ready(Err(error));
-                }
-                tracing::warn!(%error, "UDP receive failed, going on");
-                cx.waker().wake_by_ref();
-                Poll::Pending
-            }
-            Poll::Ready(Ok(count)) => {
-                self.errors.store(0, Ordering::Relaxed);
-                Poll::Ready(Ok(count))
-            }
-            Poll::Pending => Poll::Pending,
-        }
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.inner.local_addr()
-    }
-
-    fn max_transmit_segments(&self) -> usize {
-        self.inner.max_transmit_segments()
-    }
-
-    fn max_receive_segments(&self) -> usize {
-        self.inner.max_receive_segments()
-    }
-
-    fn may_fragment(&self) -> bool {
-        self.inner.may_fragment()
-    }
+    endpoint.rebind_abstract(Datagrams::new(socket)?)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn loopback() -> SocketAddr {
@@ -311,40 +236,5 @@ mod tests {
     fn the_number_of_workers_is_bounded() {
         assert!(bind_udp(loopback(), 0).is_err());
         assert!(bind_udp(loopback(), WORKERS_MAX + 1).is_err());
-    }
-
-    #[derive(Debug)]
-    struct Failing(AtomicU32);
-
-    impl AsyncUdpSocket for Failing {
-        fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
-            unreachable!("nothing is sent")
-        }
-        fn try_send(&self, _: &Transmit<'_>) -> io::Result<()> {
-            Ok(())
-        }
-        fn poll_recv(
-            &self,
-            _: &mut Context<'_>,
-            _: &mut [IoSliceMut<'_>],
-            _: &mut [RecvMeta],
-        ) -> Poll<io::Result<usize>> {
-            match self.0.fetch_add(1, Ordering::Relaxed) {
-                5 => Poll::Ready(Ok(1)),
-                _ => Poll::Ready(Err(io::ErrorKind::ConnectionRefused.into())),
-            }
-        }
-        fn local_addr(&self) -> io::Result<SocketAddr> {
-            Ok(loopback())
-        }
-    }
-
-    #[tokio::test]
-    async fn a_passing_receive_error_is_survived_and_a_lasting_one_is_not() {
-        let hardy = Hardy { inner: Arc::new(Failing(AtomicU32::new(0))), errors: AtomicU32::new(0) };
-        let recv = || std::future::poll_fn(|cx| hardy.poll_recv(cx, &mut [], &mut []));
-        let deadline = Duration::from_secs(5);
-        assert_eq!(tokio::time::timeout(deadline, recv()).await.unwrap().unwrap(), 1);
-        assert!(tokio::time::timeout(deadline, recv()).await.unwrap().is_err());
     }
 }

@@ -25,7 +25,7 @@ use crate::fault::Side;
 use crate::task::Tasks;
 
 /// Credit every exchange starts with in each direction, bytes.
-pub const INITIAL_WINDOW: u64 = 256 << 10;
+pub const INITIAL_WINDOW: u64 = 128 << 10;
 /// How long an exchange without an attachment is held.
 const GRACE: Duration = Duration::from_secs(10);
 

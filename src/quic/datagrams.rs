@@ -1,0 +1,316 @@
+//! One UDP socket as quinn sees it. Made by [`endpoint`](super::endpoint) and [`rebind`](super::rebind); owns the socket
+//! and what was read from it and not handed on yet; knows nothing of QUIC.
+//!
+//! It differs from quinn's own in three ways, each for a reason:
+//! - *Each packet has memory of its own.* The kernel hands over up to 64 packets of a peer in one buffer (GRO), and quinn
+//!   keeps such a buffer while one packet of it is unread: a stalled stream pinned the memory of its nine neighbours'
+//!   packets. The copy costs about 50 ns a packet.
+//! - *It outlives receive errors.* quinn ends the whole endpoint, with every connection on it, at the first one; but what
+//!   Linux reports there (ENOMEM, ENETDOWN, an ICMP error) is about a moment or one peer.
+//! - *A socket that gave less than was asked for is empty*: it is not read once more to be told so.
+
+use std::fmt;
+use std::future::Future;
+use std::io::{self, IoSliceMut};
+use std::net::{SocketAddr, UdpSocket};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use parking_lot::Mutex;
+use quinn::udp::{BATCH_SIZE, RecvMeta, Transmit, UdpSocketState};
+use quinn::{AsyncUdpSocket, UdpPoller};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// Receive errors in a row after which the socket counts as broken.
+const RECEIVE_ERRORS_MAX: u32 = 64;
+/// What one receive may bring, bytes: no UDP payload and no batch of them is longer.
+const SLOT_LEN: usize = 64 << 10;
+
+/// See the module.
+pub(super) struct Datagrams {
+    io: AsyncFd<UdpSocket>,
+    state: UdpSocketState,
+    received: Mutex<Received>,
+}
+
+impl Datagrams {
+    /// # Errors
+    /// When the socket cannot be registered with the current runtime.
+    pub(super) fn new(socket: UdpSocket) -> io::Result<Arc<Self>> {
+        let state = UdpSocketState::new((&socket).into())?;
+        // SAFETY: a `UdpSocket` owns its descriptor, always answers the same one and closes it only when dropped; nothing
+        // takes it out of the `AsyncFd`.
+        let io = unsafe { AsyncFd::register(socket) }?;
+        Ok(Arc::new(Self { io, state, received: Mutex::new(Received::new()) }))
+    }
+}
+
+impl fmt::Debug for Datagrams {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Datagrams").field(self.io.get_ref()).finish()
+    }
+}
+
+impl AsyncUdpSocket for Datagrams {
+    fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
+        Box::pin(Writable { socket: self, wait: None })
+    }
+
+    fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+        self.io.try_io(Interest::WRITABLE, |socket| self.state.send(socket.into(), transmit))
+    }
+
+    fn poll_recv(
+        &self,
+        cx: &mut Context<'_>,
+        bufs: &mut [IoSliceMut<'_>],
+        metas: &mut [RecvMeta],
+    ) -> Poll<io::Result<usize>> {
+        let mut received = self.received.lock();
+        loop {
+            let handed = received.hand_on(bufs, metas);
+            if handed > 0 {
+                return Poll::Ready(Ok(handed));
+            }
+            let mut readable = ready!(self.io.poll_read_ready(cx))?;
+            match received.fill(|slots, metas| self.state.recv(self.io.get_ref().into(), slots, metas)) {
+                Ok(Fill::Whole) => {}
+                Ok(Fill::Part) => readable.clear_ready(),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => readable.clear_ready(),
+                Err(error) if received.is_broken() => return Poll::Ready(Err(error)),
+                Err(error) => {
+                    tracing::warn!(%error, "UDP receive failed, going on");
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.io.get_ref().local_addr()
+    }
+
+    fn max_transmit_segments(&self) -> usize {
+        self.state.max_gso_segments()
+    }
+
+    /// What quinn multiplies its receive buffer by.
+    fn max_receive_segments(&self) -> usize {
+        1
+    }
+
+    fn may_fragment(&self) -> bool {
+        self.state.may_fragment()
+    }
+}
+
+/// Waits until the socket takes packets again; each connection has one.
+struct Writable {
+    socket: Arc<Datagrams>,
+    wait: Option<Pin<Box<dyn Future<Output = io::Result<()>> + Send + Sync>>>,
+}
+
+impl fmt::Debug for Writable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Writable").field("waiting", &self.wait.is_some()).finish_non_exhaustive()
+    }
+}
+
+impl UdpPoller for Writable {
+    fn poll_writable(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Self { socket, wait } = self.get_mut();
+        let future = wait.get_or_insert_with(|| {
+            let socket = socket.clone();
+            Box::pin(async move { socket.io.writable().await.map(drop) })
+        });
+        let result = ready!(future.as_mut().poll(cx));
+        *wait = None;
+        Poll::Ready(result)
+    }
+}
+
+/// How much a receive brought of what there was room for.
+#[derive(Debug, PartialEq, Eq)]
+enum Fill {
+    /// There may be more.
+    Whole,
+    /// The socket is empty.
+    Part,
+}
+
+/// What one receive brought, in slots of [`SLOT_LEN`], and how far it was handed on.
+struct Received {
+    /// Touched, and so taken from the system, only as far as packets ever filled it.
+    buffer: Box<[u8]>,
+    metas: [RecvMeta; BATCH_SIZE],
+    count: usize,
+    /// The next packet: its slot, and where in it the packet begins.
+    slot: usize,
+    offset: usize,
+    /// Receive errors in a row.
+    errors: u32,
+}
+
+impl Received {
+    fn new() -> Self {
+        let buffer = vec![0; SLOT_LEN * BATCH_SIZE].into_boxed_slice();
+        Self { buffer, metas: [RecvMeta::default(); BATCH_SIZE], count: 0, slot: 0, offset: 0, errors: 0 }
+    }
+
+    fn fill(
+        &mut self,
+        receive: impl FnOnce(&mut [IoSliceMut<'_>], &mut [RecvMeta]) -> io::Result<usize>,
+    ) -> io::Result<Fill> {
+        let mut slots = self.buffer.chunks_exact_mut(SLOT_LEN);
+        let mut slots: [IoSliceMut<'_>; BATCH_SIZE] =
+            std::array::from_fn(|_| IoSliceMut::new(slots.next().unwrap_or_default()));
+        match receive(&mut slots, &mut self.metas) {
+            Ok(count) => {
+                (self.count, self.slot, self.offset, self.errors) = (count, 0, 0, 0);
+                Ok(if count < BATCH_SIZE { Fill::Part } else { Fill::Whole })
+            }
+            Err(error) => {
+                self.errors += u32::from(error.kind() != io::ErrorKind::WouldBlock);
+                Err(error)
+            }
+        }
+    }
+
+    fn is_broken(&self) -> bool {
+        self.errors > RECEIVE_ERRORS_MAX
+    }
+
+    /// Copies packets to `bufs`, one each, and tells how many. One that is longer than its place is dropped: no peer
+    /// sends more than the max_udp_payload_size (RFC 9000 section 18.2) that quinn's buffers are made for.
+    fn hand_on(&mut self, bufs: &mut [IoSliceMut<'_>], metas: &mut [RecvMeta]) -> usize {
+        let mut handed = 0;
+        for (buf, meta) in bufs.iter_mut().zip(metas) {
+            let Some((packet, from)) = self.next(buf.len()) else { break };
+            if let Some(place) = buf.get_mut(..packet.len()) {
+                place.copy_from_slice(packet);
+                *meta = RecvMeta { len: packet.len(), stride: packet.len(), ..from };
+                handed += 1;
+            }
+        }
+        handed
+    }
+
+    /// The next packet of at most `len_max` bytes.
+    fn next(&mut self, len_max: usize) -> Option<(&[u8], RecvMeta)> {
+        while self.slot < self.count {
+            let meta = *self.metas.get(self.slot)?;
+            let start = self.slot * SLOT_LEN + self.offset;
+            let len = meta.stride.min(meta.len.saturating_sub(self.offset));
+            self.offset += len;
+            if len == 0 || self.offset >= meta.len {
+                (self.slot, self.offset) = (self.slot + 1, 0);
+            }
+            if (1..=len_max).contains(&len) {
+                return Some((self.buffer.get(start..start + len)?, meta));
+            }
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn meta(len: usize, stride: usize) -> RecvMeta {
+        let mut meta = RecvMeta::default();
+        (meta.len, meta.stride) = (len, stride);
+        meta
+    }
+
+    /// A receive of messages with these lengths and strides, each byte its position in the message.
+    fn filled(messages: &[(usize, usize)]) -> Received {
+        let mut received = Received::new();
+        let fill = received.fill(|slots, metas| {
+            for (i, &(len, stride)) in messages.iter().enumerate() {
+                metas[i] = meta(len, stride);
+                (0..len).for_each(|at| slots[i][at] = u8::try_from(at % 251).unwrap());
+            }
+            Ok(messages.len())
+        });
+        assert_eq!(fill.unwrap(), Fill::Part);
+        received
+    }
+
+    /// What is handed on in rounds of `places` places of `room` bytes.
+    fn handed_on(mut received: Received, places: usize, room: usize) -> Vec<Vec<u8>> {
+        let (mut packets, mut memory) = (Vec::new(), vec![0; places * room]);
+        loop {
+            let mut bufs: Vec<_> = memory.chunks_mut(room).map(IoSliceMut::new).collect();
+            let mut metas = vec![RecvMeta::default(); places];
+            let count = received.hand_on(&mut bufs, &mut metas);
+            if count == 0 {
+                return packets;
+            }
+            for (buf, meta) in bufs.iter().zip(&metas).take(count) {
+                assert_eq!(meta.len, meta.stride, "one packet each");
+                packets.push(buf[..meta.len].to_vec());
+            }
+        }
+    }
+
+    fn message(len: usize) -> Vec<u8> {
+        (0..len).map(|at| u8::try_from(at % 251).unwrap()).collect()
+    }
+
+    #[test]
+    fn a_batch_is_handed_on_packet_by_packet_in_any_number_of_rounds() {
+        for places in [1, 2, 3, 32] {
+            let packets = handed_on(filled(&[(3000, 1200), (50, 50), (2400, 1200)]), places, 1472);
+            let lengths: Vec<usize> = packets.iter().map(Vec::len).collect();
+            assert_eq!(lengths, [1200, 1200, 600, 50, 1200, 1200]);
+            assert_eq!(packets[..3].concat(), message(3000));
+            assert_eq!(packets[4..].concat(), message(2400));
+        }
+    }
+
+    #[test]
+    fn packets_that_are_empty_or_too_long_are_dropped_and_the_others_are_not() {
+        let packets = handed_on(filled(&[(0, 0), (2000, 2000), (10, 10), (1472, 1472)]), 2, 1472);
+        assert_eq!(packets, [message(10), message(1472)]);
+    }
+
+    #[test]
+    fn a_passing_receive_error_is_survived_and_a_lasting_one_is_not() {
+        let mut received = Received::new();
+        let mut refused = |received: &mut Received| {
+            received.fill(|_, _| Err(io::ErrorKind::ConnectionRefused.into())).unwrap_err();
+            received.is_broken()
+        };
+        assert!((0..RECEIVE_ERRORS_MAX).all(|_| !refused(&mut received)));
+        received.fill(|_, _| Err(io::ErrorKind::WouldBlock.into())).unwrap_err();
+        received.fill(|_, _| Ok(0)).unwrap();
+        assert!((0..RECEIVE_ERRORS_MAX).all(|_| !refused(&mut received)));
+        assert!(refused(&mut received));
+    }
+
+    #[tokio::test]
+    async fn packets_arrive_before_and_after_the_socket_was_empty() {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let (address, peer) = (socket.local_addr().unwrap(), UdpSocket::bind("127.0.0.1:0").unwrap());
+        let datagrams = Datagrams::new(socket).unwrap();
+        for round in 0..100_u8 {
+            for part in 0..round % 3 + 1 {
+                peer.send_to(&[round, part], address).unwrap();
+            }
+            for part in 0..round % 3 + 1 {
+                let mut memory = [0; 16];
+                let mut meta = [RecvMeta::default()];
+                let receive =
+                    std::future::poll_fn(|cx| datagrams.poll_recv(cx, &mut [IoSliceMut::new(&mut memory)], &mut meta));
+                let deadline = std::time::Duration::from_secs(20);
+                assert_eq!(tokio::time::timeout(deadline, receive).await.unwrap().unwrap(), 1);
+                assert_eq!(memory[..meta[0].len], [round, part]);
+            }
+        }
+    }
+}

@@ -103,17 +103,39 @@ fn as_text(status: &Value) -> String {
     // Writing to a String cannot fail.
     let _ = writeln!(out, "{name}{draining}: {} tunnels, {retained} bytes kept for resuming", tunnels.len());
     if !tunnels.is_empty() {
-        let _ = writeln!(out, "{:<16} {:<24} {:<11} {:>9} {:>10}", "PEER", "ADDRESS", "STATE", "IN FLIGHT", "RTT");
+        let _ = writeln!(out, "{:<16} {:<24} {:<11} {:>9} {:>10}", "LINK", "ADDRESS", "STATE", "IN FLIGHT", "RTT");
     }
     for tunnel in tunnels {
         let text = |key: &str| tunnel.get(key).and_then(Value::as_str).unwrap_or("-").to_owned();
         let number = |key: &str| tunnel.get(key).and_then(Value::as_u64).unwrap_or(0);
-        let peer = if tunnel.get("pop").is_some() { text("pop") } else { text("gateway") };
+        let peer = text("link");
         let rtt = format!("{:.1} ms", Duration::from_micros(number("rtt_us")).as_secs_f64() * 1e3);
         let (address, state, in_flight) = (text("address"), text("state"), number("in_flight"));
         let _ = writeln!(out, "{peer:<16} {address:<24} {state:<11} {in_flight:>9} {rtt:>10}");
     }
+    push_events(&mut out, status.get("events").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default());
     out
+}
+
+/// The last events, a line each.
+fn push_events(out: &mut String, events: &[Value]) {
+    if !events.is_empty() {
+        let _ = writeln!(
+            out,
+            "\n{:<27} {:<12} {:>5}  {:<33} {:>9} {:>11}",
+            "AT", "EVENT", "TIMES", "FROM -> TO", "MS", "BYTES AGAIN"
+        );
+    }
+    for event in events {
+        let text = |key: &str| event.get(key).and_then(Value::as_str).unwrap_or("");
+        let number = |key: &str| event.get(key).and_then(Value::as_u64).unwrap_or(0);
+        let way =
+            if text("to").is_empty() { text("from").to_owned() } else { format!("{} -> {}", text("from"), text("to")) };
+        let (at, name, times) = (text("at"), text("event"), number("times"));
+        let (millis, again, why) = (number("millis"), number("bytes_again"), text("why"));
+        let line = format!("{at:<27} {name:<12} {times:>5}  {way:<33} {millis:>9} {again:>11}  {why}");
+        let _ = writeln!(out, "{}", line.trim_end());
+    }
 }
 
 #[cfg(test)]
@@ -124,12 +146,17 @@ mod tests {
     #[test]
     fn a_status_is_a_table_for_people() {
         let status = json!({"pop": "pop-a", "draining": true, "retained_bytes": 7, "tunnels": [
-            {"gateway": "gw-1", "address": "127.0.0.1:1", "state": "Ready", "in_flight": 3, "rtt_us": 1500},
+            {"link": "gw-1#2", "address": "127.0.0.1:1", "state": "Ready", "in_flight": 3, "rtt_us": 1500},
+        ], "events": [
+            {"at": "2026-11-22T23:07:03.000001Z", "event": "resume", "times": 2, "from": "gw-1#1", "to": "gw-1#2", "millis": 151,
+             "bytes_again": 1200, "why": ""},
         ]});
         let text = as_text(&status);
         let expected = "pop-a, draining: 1 tunnels, 7 bytes kept for resuming\n\
-            PEER             ADDRESS                  STATE       IN FLIGHT        RTT\n\
-            gw-1             127.0.0.1:1              Ready               3     1.5 ms\n";
+            LINK             ADDRESS                  STATE       IN FLIGHT        RTT\n\
+            gw-1#2           127.0.0.1:1              Ready               3     1.5 ms\n\n\
+            AT                          EVENT        TIMES  FROM -> TO                               MS BYTES AGAIN\n\
+            2026-11-22T23:07:03.000001Z resume           2  gw-1#1 -> gw-1#2                        151        1200\n";
         assert_eq!(text, expected);
     }
 

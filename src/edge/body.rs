@@ -14,7 +14,9 @@ use tokio::time::Sleep;
 use super::dispatch::continuation::Continuation;
 use super::dispatch::{Dispatch, Outbound};
 use super::filter::Permit;
+use crate::clock;
 use crate::fault::{Fault, Kind, Retry, Side, Stage};
+use crate::observe::event::{Event as Told, What};
 use crate::observe::record::Record;
 use crate::tunnel::exchange::{Event, ExchangeReader};
 
@@ -40,18 +42,25 @@ impl Rest {
     }
 
     /// Asks another gateway for the rest, or `None` if there is none or that cannot be exact.
-    fn go_on(&mut self) -> Option<impl Future<Output = Result<ExchangeReader, Fault>> + Send + 'static> {
+    fn go_on(
+        &mut self,
+        from: Arc<str>,
+    ) -> Option<impl Future<Output = Result<ExchangeReader, Fault>> + Send + 'static> {
         if !self.continuation.ask(&mut self.outbound.head, self.sent) {
             return None;
         }
         let (dispatch, sent, continuation) = (self.dispatch.clone(), self.sent, self.continuation.clone());
         let outbound = self.outbound.clone();
-        tracing::info!(sent, "going on with a response through another gateway");
-        dispatch.metrics.continued.inc();
+        let lost = clock::now();
         Some(async move {
             let (head, reader) = dispatch.send_rest(&outbound).await?;
             match continuation.fits(&head, sent) {
-                true => Ok(reader),
+                true => {
+                    let (to, took) = (reader.exchange().peer().node(), clock::now().saturating_duration_since(lost));
+                    let why = format!("from byte {sent} on");
+                    dispatch.events.emit(&Told { from: &from, to, took, why: &why, ..Told::new(What::Continuation) });
+                    Ok(reader)
+                }
                 false => Err(Fault::new(Stage::Dispatch, Side::Upstream, Kind::ResponseIncomplete)),
             }
         })
@@ -83,7 +92,7 @@ impl ResponseBody {
     /// needs no bound: it may be the answer that tells of the timeout.
     pub fn recorded(mut self, record: Box<Record>, total_timeout: Option<Duration>) -> Self {
         let total_timeout = total_timeout.filter(|_| matches!(self.source, Source::Exchange(_)));
-        let deadline = total_timeout.map(|timeout| crate::clock::now() + timeout.saturating_sub(record.age()));
+        let deadline = total_timeout.map(|timeout| clock::now() + timeout.saturating_sub(record.age()));
         self.total = deadline.map(|deadline| Box::pin(tokio::time::sleep_until(deadline.into())));
         self.record = Some(record);
         self
@@ -120,7 +129,7 @@ impl ResponseBody {
         let (waiting, service) = (reader.is_waiting(), self.rest.as_ref().map(|rest| rest.outbound.service));
         let other = |rest: &Rest| service.is_some_and(|service| rest.dispatch.has_other(service, reader));
         let next = match &mut self.rest {
-            Some(rest) if !waiting || other(rest) => rest.go_on(),
+            Some(rest) if !waiting || other(rest) => rest.go_on(reader.exchange().peer().node().clone()),
             _ => None,
         };
         match next {

@@ -35,6 +35,7 @@ use crate::config::EdgeConfig;
 use crate::exit::Exit;
 use crate::fields::Via;
 use crate::observe::access::AccessLog;
+use crate::observe::event::Events;
 use crate::observe::log::{self, Log};
 use crate::observe::metrics::{self as process_metrics, RequestMetrics};
 use crate::observe::ready::Ready;
@@ -239,7 +240,12 @@ impl Shared {
             admission: Admission::new(&limits, filter),
             listener_metrics: ListenerMetrics::register(registry),
             h3_metrics: Arc::new(h3::H3Metrics::register(registry)),
-            peers: Arc::new(Peers::new(settings, links.clone(), TunnelMetrics::register(registry))),
+            peers: Arc::new(Peers::new(
+                settings,
+                links.clone(),
+                TunnelMetrics::register(registry),
+                Events::register(registry),
+            )),
             tunnels,
             dispatch_metrics: DispatchMetrics::register(registry),
             replay_budget: Arc::new(Budget::new(REPLAY_BYTES_MAX)),
@@ -258,6 +264,7 @@ impl Shared {
             "draining": self.clients.shutdown().is_draining(),
             "retained_bytes": self.peers.settings().budget.used(),
             "tunnels": self.tunnels.status(),
+            "events": self.peers.events().status(),
         })
     }
 
@@ -269,6 +276,7 @@ impl Shared {
             budget: self.replay_budget.clone(),
             allowance: Mutex::new(Allowance::new(clock::now())),
             metrics: self.dispatch_metrics.clone(),
+            events: self.peers.events().clone(),
         };
         Spine { edge: self.edge.clone(), dispatch: Arc::new(dispatch) }
     }

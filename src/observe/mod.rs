@@ -4,6 +4,7 @@
 //! are resolved before the first request, and a full buffer drops the line and counts it.
 
 pub mod access;
+pub mod event;
 pub mod lines;
 pub mod log;
 pub mod metrics;

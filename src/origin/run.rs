@@ -19,6 +19,7 @@ use crate::admin::{self, Admin, AdminSocket, Readiness, Report};
 use crate::config::OriginConfig;
 use crate::exit::Exit;
 use crate::observe::access::AccessLog;
+use crate::observe::event::Events;
 use crate::observe::log::{self, Log};
 use crate::observe::metrics::{self as process_metrics, RequestMetrics};
 use crate::observe::ready::Ready;
@@ -174,6 +175,7 @@ fn status_of(name: &str, dialler: &Arc<Dialler>) -> Report {
             "draining": dialler.links.shutdown().is_draining(),
             "retained_bytes": dialler.peers.settings().budget.used(),
             "tunnels": dialler.status(),
+            "events": dialler.peers.events().status(),
         })
     })
 }
@@ -202,7 +204,12 @@ fn dialler(
         services: config.services.iter().map(|service| service.name.clone()).collect(),
         client: credentials.client_config(Arc::new(transport(&config.tunnel.limits)))?,
         gateway: Arc::new(gateway(config, log, registry, &exchanges)?),
-        peers: Arc::new(Peers::new(settings, links.clone(), TunnelMetrics::register(registry))),
+        peers: Arc::new(Peers::new(
+            settings,
+            links.clone(),
+            TunnelMetrics::register(registry),
+            Events::register(registry),
+        )),
         exchanges,
         links,
         dial_timeout: config.tunnel.dial_timeout,

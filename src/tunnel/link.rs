@@ -23,6 +23,7 @@ use super::peer::{Peer, Peers};
 use super::resume;
 use super::wire::WireError;
 use crate::clock;
+use crate::observe::event::{Event, What};
 use crate::task::Tasks;
 
 /// Time for HELLO, and for the preamble of a stream.
@@ -110,6 +111,7 @@ struct Outbox {
 
 /// One link. Shared by its own task, the exchanges that ride on it and whoever chooses among links.
 pub struct Link {
+    name: Arc<str>,
     connection: Connection,
     peer: Arc<Peer>,
     remote: Hello,
@@ -125,6 +127,17 @@ pub struct Link {
 }
 
 impl Link {
+    /// The other end's name and a number that no other link of this process has: `gw-1#3`.
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// Tells of an event that concerns this link; it was left, unless the event says otherwise.
+    pub fn tell(&self, event: &Event<'_>) {
+        let from = if event.from.is_empty() { &self.name } else { event.from };
+        self.peer.events().emit(&Event { from, ..*event });
+    }
+
     /// The QUIC connection.
     pub fn connection(&self) -> &Connection {
         &self.connection
@@ -239,8 +252,9 @@ impl Link {
 
     /// Suspicion from what an exchange met: no new work until a probe came back. That packets are heard says nothing
     /// about the other direction.
-    pub(super) fn doubt(&self) {
+    pub(super) fn doubt(&self, why: &str) {
         if self.change_state(LinkState::Ready, LinkState::Suspect) {
+            self.tell(&Event { why, ..Event::new(What::Suspicion) });
             self.send(&Control::Probe(self.probes.fetch_add(1, Ordering::Relaxed)));
         }
     }
@@ -249,6 +263,7 @@ impl Link {
     fn handle_probed(&self, number: u64) {
         if number + 1 == self.probes.load(Ordering::Relaxed) && self.change_state(LinkState::Suspect, LinkState::Ready)
         {
+            self.tell(&Event { why: "a probe came back", ..Event::new(What::Recovery) });
             self.peer.notify();
         }
     }
@@ -352,6 +367,7 @@ pub async fn handshake(
     }
     let peer = peers.admit(&remote);
     let link = Arc::new(Link {
+        name: format!("{}#{}", remote.node, peers.settings().next_link()).into(),
         connection,
         peer,
         remote,
@@ -397,6 +413,7 @@ pub async fn run(link: Arc<Link>, mut control: ControlStream, owner: Arc<dyn Own
         error = drive_control(&link, &mut control, &*owner) => error,
         error = accept_streams(&link, &owner, tasks) => error,
     };
+    tell_end(&link, &error);
     let code = match &error {
         LinkError::Dead => CloseCode::Dead,
         LinkError::Wire(_) | LinkError::Control(_) => CloseCode::Protocol,
@@ -409,6 +426,16 @@ pub async fn run(link: Arc<Link>, mut control: ControlStream, owner: Arc<dyn Own
     link.peer.evacuate(&link);
     link.peer.nudge();
     error
+}
+
+/// A peer that does not know the link any more is as much a verdict as silence is, which its judge has told of.
+fn tell_end(link: &Link, error: &LinkError) {
+    let what = match error {
+        LinkError::Dead => return,
+        LinkError::Connection(quinn::ConnectionError::Reset | quinn::ConnectionError::TimedOut) => What::Verdict,
+        _ => What::Close,
+    };
+    link.tell(&Event { why: &error.to_string(), ..Event::new(what) });
 }
 
 /// Each turn does one thing. What must not wait comes first: a heartbeat and its judgement are late for nothing, not even
@@ -491,16 +518,17 @@ impl Pulse {
     }
 
     fn handle_judgement(&mut self, judgement: Judgement, owner: &dyn Owner) -> Result<(), LinkError> {
-        let (link, metrics) = (&self.link, self.link.peer.metrics());
+        let link = &self.link;
+        let told =
+            |what| link.tell(&Event { took: self.liveness.silence(self.ticked), why: "silence", ..Event::new(what) });
         match judgement {
             Judgement::Fine => return Ok(()),
             Judgement::Dead => {
-                metrics.verdicts.inc();
+                told(What::Verdict);
                 return Err(LinkError::Dead);
             }
             Judgement::Suspect => {
-                metrics.suspicions.inc();
-                tracing::info!(peer = %link.peer.node(), "suspect: nothing heard on a link with exchanges in flight");
+                told(What::Suspicion);
                 link.change_state(LinkState::Ready, LinkState::Suspect);
                 owner.handle_suspect(link);
                 if link.peer.has_other(link) {
@@ -510,8 +538,7 @@ impl Pulse {
                 }
             }
             Judgement::Cleared => {
-                metrics.false_suspicions.inc();
-                tracing::info!(peer = %link.peer.node(), "heard again: no longer suspect");
+                link.tell(&Event { why: "heard again", ..Event::new(What::Recovery) });
                 if link.change_state(LinkState::Suspect, LinkState::Ready) {
                     link.peer.notify();
                 }

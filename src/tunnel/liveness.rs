@@ -68,6 +68,11 @@ impl Liveness {
         self.unanswered = false;
     }
 
+    /// How long nothing was heard, this side's own stalls not counted.
+    pub fn silence(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.silent_since)
+    }
+
     /// Whether the link is suspected.
     pub fn is_suspected(&self) -> bool {
         self.suspected

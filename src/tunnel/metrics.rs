@@ -1,4 +1,5 @@
-//! Counters of the tunnel layers, the same at both ends.
+//! Counters of the tunnel layers, the same at both ends. What happens to links and exchanges in trouble is told as
+//! [`crate::observe::event`]s.
 
 use std::sync::atomic::AtomicU64;
 
@@ -27,13 +28,8 @@ tunnel_metrics! {
     links: Gauge = "trunkline_tunnel_links", "Links with a finished handshake";
     links_opened: Counter<u64, AtomicU64> = "trunkline_tunnel_links_opened", "Links that finished their handshake";
     links_failed: Counter<u64, AtomicU64> = "trunkline_tunnel_links_failed", "Links that failed before or during their handshake";
-    suspicions: Counter<u64, AtomicU64> = "trunkline_tunnel_suspicions", "Links suspected of being dead";
-    false_suspicions: Counter<u64, AtomicU64> = "trunkline_tunnel_false_suspicions", "Suspected links that were heard again";
-    verdicts: Counter<u64, AtomicU64> = "trunkline_tunnel_verdicts", "Links closed because nothing was heard";
-    rebinds: Counter<u64, AtomicU64> = "trunkline_tunnel_rebinds", "Links moved to a fresh source port";
     exchanges: Counter<u64, AtomicU64> = "trunkline_tunnel_exchanges", "Exchanges opened or taken";
     detached: Counter<u64, AtomicU64> = "trunkline_tunnel_detached", "Exchanges that lost the stream they rode on";
-    resumed: Counter<u64, AtomicU64> = "trunkline_tunnel_resumed", "Exchanges that went on on another stream";
     bytes_again: Counter<u64, AtomicU64> = "trunkline_tunnel_resumed_bytes", "Bytes sent again by resuming";
     credit_waits: Counter<u64, AtomicU64> = "trunkline_tunnel_credit_waits", "Times an exchange waited for credit";
 }

@@ -22,6 +22,7 @@ use super::metrics::TunnelMetrics;
 use crate::clock;
 use crate::config::TunnelLimits;
 use crate::fault::Side;
+use crate::observe::event::Events;
 use crate::task::Tasks;
 
 /// Credit every exchange starts with in each direction, bytes.
@@ -47,6 +48,8 @@ pub struct Settings {
     pub window_budget: Arc<Budget>,
     /// The next exchange's counter; the other half of its id is this process's instance.
     counter: AtomicU64,
+    /// Links that there were, for their names.
+    links: AtomicU64,
 }
 
 impl Settings {
@@ -59,11 +62,17 @@ impl Settings {
             budget: Arc::new(Budget::new(limits.retention_max)),
             window_budget: Arc::new(Budget::new(limits.retention_max)),
             counter: AtomicU64::new(0),
+            links: AtomicU64::new(0),
         }
     }
 
     pub(super) fn next_counter(&self) -> u64 {
         self.counter.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The number of a new link, from 1.
+    pub(super) fn next_link(&self) -> u64 {
+        self.links.fetch_add(1, Ordering::Relaxed) + 1
     }
 }
 
@@ -75,6 +84,7 @@ pub struct Peer {
     settings: Arc<Settings>,
     tasks: Tasks,
     metrics: TunnelMetrics,
+    events: Events,
     exchanges: Mutex<HashMap<u64, Arc<Exchange>>>,
     lingering: Mutex<VecDeque<(Instant, u64)>>,
     ended: Mutex<Ended>,
@@ -111,6 +121,11 @@ impl Peer {
     /// The counters of this layer.
     pub fn metrics(&self) -> &TunnelMetrics {
         &self.metrics
+    }
+
+    /// Where to tell what happens.
+    pub fn events(&self) -> &Events {
+        &self.events
     }
 
     /// At an edge: enters an exchange that it opens.
@@ -268,13 +283,14 @@ pub struct Peers {
     settings: Arc<Settings>,
     tasks: Tasks,
     metrics: TunnelMetrics,
+    events: Events,
     by_node: Mutex<HashMap<Arc<str>, Arc<Peer>>>,
 }
 
 impl Peers {
     /// No peers yet.
-    pub fn new(settings: Arc<Settings>, tasks: Tasks, metrics: TunnelMetrics) -> Self {
-        Self { settings, tasks, metrics, by_node: Mutex::new(HashMap::new()) }
+    pub fn new(settings: Arc<Settings>, tasks: Tasks, metrics: TunnelMetrics, events: Events) -> Self {
+        Self { settings, tasks, metrics, events, by_node: Mutex::new(HashMap::new()) }
     }
 
     /// What all exchanges share.
@@ -285,6 +301,11 @@ impl Peers {
     /// The counters of this layer.
     pub fn metrics(&self) -> &TunnelMetrics {
         &self.metrics
+    }
+
+    /// Where to tell what happens.
+    pub fn events(&self) -> &Events {
+        &self.events
     }
 
     /// The peer that `hello` speaks for. A new instance ends the old one's exchanges as soon as it has a ready link.
@@ -302,6 +323,7 @@ impl Peers {
             settings: self.settings.clone(),
             tasks: self.tasks.clone(),
             metrics: self.metrics.clone(),
+            events: self.events.clone(),
             exchanges: Mutex::default(),
             lingering: Mutex::default(),
             ended: Mutex::default(),

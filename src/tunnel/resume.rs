@@ -57,7 +57,7 @@ async fn attach_somewhere(exchange: &Arc<Exchange>) {
             // The other end left this link too, before the answer came: there may be another.
             Err(Attempt::Refused(ResetCode::Stale)) => {}
             Err(Attempt::Refused(code)) => return exchange.abort(code.fault()),
-            Err(Attempt::Lost) => link.doubt(),
+            Err(Attempt::Lost) => link.doubt("no answer to RESUME"),
         }
     }
 }

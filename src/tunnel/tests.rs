@@ -17,6 +17,7 @@ use super::message::{self, Meta, RequestHead, ResponseHead};
 use super::metrics::TunnelMetrics;
 use super::peer::{Peers, Settings};
 use crate::config::{TunnelIdentity, TunnelLimits};
+use crate::observe::event::{Events, What};
 use crate::quic::QuicKeys;
 use crate::task::{Shutdown, Tasks};
 
@@ -98,7 +99,10 @@ impl Pair {
         let mut origin = quinn::Endpoint::client(any).unwrap();
         origin.set_default_client_config(credentials.client_config(transport).unwrap());
         let tasks = Tasks::new(Shutdown::default());
-        let peers = || Arc::new(Peers::new(Arc::new(Settings::new(&limits)), tasks.clone(), TunnelMetrics::default()));
+        let peers = || {
+            let settings = Arc::new(Settings::new(&limits));
+            Arc::new(Peers::new(settings, tasks.clone(), TunnelMetrics::default(), Events::default()))
+        };
         Self { edge: (edge, peers()), origin: (origin, peers()), tasks, _dir: dir }
     }
 
@@ -138,7 +142,7 @@ impl Pair {
     }
 
     fn resumed(&self) -> u64 {
-        self.edge.1.metrics().resumed.get()
+        self.edge.1.events().count(What::Resume)
     }
 }
 

@@ -164,6 +164,11 @@ impl Cluster {
         sum
     }
 
+    /// How often an event happened in all processes that live.
+    pub async fn events(&mut self, name: &str) -> f64 {
+        self.count(&series(name)).await
+    }
+
     /// How often the upstream of the chain began with each POST of the load. None may be there twice.
     pub async fn executions(&self, prefix: &str) -> Vec<(String, usize)> {
         let mut keys = std::collections::BTreeMap::new();
@@ -178,6 +183,15 @@ impl Cluster {
 /// The admin address of a process.
 pub fn admin(child: &Child) -> SocketAddr {
     child.ready.admin.first().expect("an admin listener").parse().expect("address")
+}
+
+/// How often an event happened in a process, of the name that it has everywhere.
+pub async fn event(child: &Child, name: &str) -> f64 {
+    metric(admin(child), &series(name)).await
+}
+
+fn series(event: &str) -> String {
+    format!("trunkline_tunnel_events_total{{event=\"{event}\"}}")
 }
 
 impl Drop for Cluster {

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use trunkline::dev::upstream::pattern_fill;
 
-use crate::chain::{in_time, metric};
+use crate::chain::in_time;
 use crate::client::{ALL, Client, MULTIPLEXED};
-use crate::cluster::{Cluster, admin};
+use crate::cluster::{Cluster, event};
 use crate::load::Load;
 
 #[tokio::test]
@@ -58,7 +58,7 @@ async fn row_3_a_gateway_stops_for_a_moment() {
         let (mut cluster, done) = stopped(Duration::from_millis(millis)).await;
         done.report(&format!("3 SIGSTOP of a gateway, {millis} ms"), &mut cluster).await;
         done.assert_flawless();
-        assert_eq!(cluster.count("trunkline_tunnel_verdicts_total").await, 0.0, "no verdict up to half a second");
+        assert_eq!(cluster.events("verdict").await, 0.0, "no verdict up to half a second");
     }
 }
 
@@ -97,7 +97,7 @@ async fn row_10_a_gateway_is_killed_in_the_middle_of_a_download() {
         assert_eq!(at, LENGTH, "{protocol:?}: whole");
         let log = cluster.chain.upstream.log(&path).await;
         let sent: u64 = log.iter().filter_map(|entry| entry["sent"].as_u64()).sum();
-        let continued = metric(admin(&cluster.chain.edges[0]), "trunkline_dispatch_continuations_total").await;
+        let continued = event(&cluster.chain.edges[0], "continuation").await;
         println!(
             "| 10 gateway killed at 50 % of 128 MiB, {protocol:?} | {} requests upstream | {} KiB more than needed | \
              continued {continued} |",

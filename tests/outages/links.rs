@@ -1,13 +1,15 @@
 //! Links that are cut under long bodies.
 
+use std::process::Command;
 use std::time::Duration;
 
 use bytes::Bytes;
+use serde_json::Value;
 use trunkline::dev::upstream::{Sha256, pattern_fill};
 
-use crate::chain::{eventually, in_time};
-use crate::client::{Client, MULTIPLEXED};
-use crate::cluster::Cluster;
+use crate::chain::{edge_binary, eventually, in_time};
+use crate::client::{Client, MULTIPLEXED, Protocol};
+use crate::cluster::{Cluster, event};
 use crate::load::number;
 
 /// Bytes each way unless TRUNKLINE_OUTAGES_LARGE says otherwise.
@@ -81,7 +83,7 @@ async fn row_7_links_are_cut_under_a_large_download_and_a_large_upload() {
         let log: Vec<_> = log.iter().filter(|entry| !matches!(entry["path"].as_str(), Some("/status/204"))).collect();
         let requests: Vec<_> = log.iter().filter(|e| !e["path"].as_str().unwrap_or("").starts_with("/log")).collect();
         assert_eq!(requests.len(), 2, "{protocol:?}: {requests:?}");
-        let resumed = cluster.count("trunkline_tunnel_resumed_total").await;
+        let resumed = cluster.events("resume").await;
         let again = cluster.count("trunkline_tunnel_resumed_bytes_total").await;
         println!(
             "| 7 links cut {} times under {} MiB down and up, {protocol:?} | 2 requests upstream | resumed {resumed} | \
@@ -95,4 +97,42 @@ async fn row_7_links_are_cut_under_a_large_download_and_a_large_upload() {
             .await;
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+}
+
+#[tokio::test]
+async fn what_happens_to_a_link_has_one_name_in_log_metrics_and_status() {
+    let cluster = Cluster::start(1, 1).await;
+    let mut client = Client::connect(&cluster.chain, Protocol::Http2).await;
+    let request = client.request("GET", "/sse?interval=20&count=100000");
+    let mut events = client.stream(request).await.expect("head").into_body();
+    in_time("an event", events.frame()).await.expect("a frame").expect("no error");
+    cut(&cluster).await;
+
+    let edge = &cluster.chain.edges[0];
+    let config = cluster.chain.folder().join(format!("{}.toml", edge.name));
+    let mut links = Vec::new();
+    for name in ["close", "resume"] {
+        eventually(name, async || (event(edge, name).await > 0.0).then_some(())).await;
+        let logged = eventually("a log line", async || {
+            let lines =
+                edge.log_text().lines().filter_map(|line| serde_json::from_str(line).ok()).collect::<Vec<Value>>();
+            lines.into_iter().find(|line| line["event"] == name)
+        })
+        .await;
+        let asked = Command::new(edge_binary()).args(["tunnels", "--json", "-c"]).arg(&config).output().expect("edge");
+        let status: Value = serde_json::from_slice(&asked.stdout).expect("JSON");
+        let shown = status["events"].as_array().expect("events").iter().find(|shown| shown["event"] == name);
+        let shown = shown.unwrap_or_else(|| panic!("{name} in {status}"));
+        for field in ["from", "to", "millis", "bytes_again", "why"] {
+            assert_eq!(shown[field], logged[field], "{name}: {field}");
+        }
+        links.push(shown["from"].clone());
+        let asked = Command::new(edge_binary()).args(["tunnels", "-c"]).arg(&config).output().expect("edge");
+        let text = String::from_utf8(asked.stdout).expect("text");
+        let from = shown["from"].as_str().expect("text");
+        assert!(text.lines().any(|line| line.contains(name) && line.contains(from)), "{text}");
+    }
+    assert!(links[0].as_str().is_some_and(|link| link.starts_with("gw-1#")), "{links:?}");
+    assert_eq!(links[0], links[1], "resumed from the link that was closed");
+    in_time("another event", events.frame()).await.expect("a frame").expect("no error");
 }

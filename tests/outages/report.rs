@@ -9,16 +9,8 @@ use crate::load::{Finished, Kind};
 /// Failures that are never right, whatever the outage: bytes that are wrong or a short body that ends well.
 const NEVER: &str = "WRONG";
 
-/// Counters shown, with their short names.
-const COUNTERS: [(&str, &str); 7] = [
-    ("replays", "trunkline_dispatch_replays_total"),
-    ("continued", "trunkline_dispatch_continuations_total"),
-    ("resumed", "trunkline_tunnel_resumed_total"),
-    ("bytes again", "trunkline_tunnel_resumed_bytes_total"),
-    ("suspicions", "trunkline_tunnel_suspicions_total"),
-    ("false", "trunkline_tunnel_false_suspicions_total"),
-    ("verdicts", "trunkline_tunnel_verdicts_total"),
-];
+/// Events whose numbers are shown.
+const EVENTS: [&str; 8] = ["replay", "hedge", "continuation", "resume", "suspicion", "recovery", "verdict", "ejection"];
 
 impl Finished {
     /// Failed requests of these kinds, of clients of the PoPs that `pop` keeps.
@@ -58,9 +50,10 @@ impl Finished {
             *failed.entry(format!("{:?}", outcome.kind)).or_insert(0) += 1;
         }
         let mut counters = Vec::new();
-        for (name, metric) in COUNTERS {
-            counters.push(format!("{name} {}", cluster.count(metric).await));
+        for name in EVENTS {
+            counters.push(format!("{name} {}", cluster.events(name).await));
         }
+        counters.push(format!("bytes again {}", cluster.count("trunkline_tunnel_resumed_bytes_total").await));
         println!(
             "| {outage} | {} requests | failed {failed:?} | again {} | gap {} ms | slowest GET {} ms, POST {} ms | {} |",
             self.outcomes.len(),

@@ -13,6 +13,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use quinn::{AsyncTimer, AsyncUdpSocket, Endpoint, EndpointConfig, Runtime, TokioRuntime};
 use trunkline::config::TunnelLimits;
+use trunkline::observe::event::Events;
 use trunkline::task::{Shutdown, Tasks};
 use trunkline::tunnel::control::{Control, Hello, Register, Registered};
 use trunkline::tunnel::exchange::{ExchangeReader, ExchangeWriter};
@@ -96,7 +97,6 @@ pub struct Host {
     pub instance: u64,
     pub world: Arc<World>,
     pub peers: Arc<Peers>,
-    pub metrics: TunnelMetrics,
     /// Links now, in the order in which they came.
     pub links: Mutex<Vec<Arc<Link>>>,
     /// Every link that ever was.
@@ -124,14 +124,17 @@ impl Host {
             exchange_window_max: world.scenario.window_max,
             ..TunnelLimits::default()
         };
-        let metrics = TunnelMetrics::default();
-        let peers = Arc::new(Peers::new(Arc::new(Settings::new(&limits)), tasks.clone(), metrics.clone()));
+        let peers = Arc::new(Peers::new(
+            Arc::new(Settings::new(&limits)),
+            tasks.clone(),
+            TunnelMetrics::default(),
+            Events::default(),
+        ));
         let host = Arc::new(Self {
             node,
             instance,
             world: world.clone(),
             peers,
-            metrics,
             links: Mutex::default(),
             all_links: Mutex::default(),
             ports: Mutex::default(),

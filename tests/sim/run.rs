@@ -5,6 +5,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use trunkline::observe::event;
+
 use crate::host::{Host, Node};
 use crate::scenario::{Fault, Mode, Path, Scenario, Towards, What};
 use crate::world::{Ended, Seen, World};
@@ -332,7 +334,7 @@ fn report(world: &World) -> Report {
         datagrams: world.net.sent(),
         complete: count(|ended| matches!(ended, Ended::Complete)) as u64,
         faults: count(|ended| matches!(ended, Ended::Fault(_))) as u64,
-        resumed: world.hosts.lock().iter().map(|host| host.metrics.resumed.get()).sum(),
+        resumed: world.hosts.lock().iter().map(|host| host.peers.events().count(event::What::Resume)).sum(),
         simulated_ms: world.now(),
     }
 }

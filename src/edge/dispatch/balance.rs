@@ -72,14 +72,16 @@ impl Stats {
         self.observe(now, took);
     }
 
-    /// The link or its gateway failed a request.
-    pub fn handle_failure(&mut self, now: Instant) {
+    /// The link or its gateway failed a request. Answers whether that ejects it.
+    pub fn handle_failure(&mut self, now: Instant) -> bool {
         self.waiting = self.waiting.saturating_sub(1);
         self.failures += 1;
         self.observe(now, PENALTY);
-        if self.failures >= FAILURES {
+        let ejects = self.failures >= FAILURES;
+        if ejects {
             self.eject(now);
         }
+        ejects
     }
 
     /// A request ended without telling anything about the link.
@@ -87,9 +89,14 @@ impl Stats {
         self.waiting = self.waiting.saturating_sub(1);
     }
 
+    /// Whether it is ejected already.
+    pub fn was_ejected(&self, now: Instant) -> bool {
+        self.ejected_until.is_some_and(|until| until > now)
+    }
+
     /// Whether it is ejected now. Notices grey failure.
     pub fn is_ejected(&mut self, now: Instant) -> bool {
-        if self.ejected_until.is_some_and(|until| until > now) {
+        if self.was_ejected(now) {
             return true;
         }
         let usual = Duration::from_secs_f64(self.ewma.clamp(0.0, 60.0));
@@ -197,7 +204,8 @@ mod tests {
         let mut stats = Stats::new(now);
         let mut last = Duration::ZERO;
         for _ in 0..12 {
-            (0..FAILURES).for_each(|_| stats.handle_failure(now));
+            let ejected: Vec<_> = (0..FAILURES).map(|_| stats.handle_failure(now)).collect();
+            assert!(ejected.ends_with(&[false, true]), "the last one of them ejects");
             let length = stats.ejected_until.unwrap() - now;
             assert!(length >= last && length <= EJECTION_MAX);
             last = length;

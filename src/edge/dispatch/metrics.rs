@@ -7,14 +7,12 @@ use prometheus_client::registry::Registry;
 
 use super::replay::Class;
 
-/// Replays by why they were safe, and continuations.
+/// Replays by why they were safe.
 #[derive(Clone, Debug)]
 pub struct DispatchMetrics {
     not_started: Counter,
     not_accepted: Counter,
     idempotent: Counter,
-    /// Cut downloads that went on through another gateway.
-    pub continued: Counter,
     /// Replays withheld because gateways are full.
     pub withheld: Counter,
 }
@@ -30,15 +28,11 @@ impl DispatchMetrics {
         let family = Family::<ClassLabel, Counter>::default();
         registry.register("trunkline_dispatch_replays", "Requests sent again, by why that was safe", family.clone());
         let of = |class| family.get_or_create_owned(&ClassLabel { class });
-        let continued = Counter::default();
-        let help = "Responses that went on through another gateway by Range and If-Range";
-        registry.register("trunkline_dispatch_continuations", help, continued.clone());
         let withheld = Counter::default();
         let help = "Requests not sent again because too many gateways refused for being full";
         registry.register("trunkline_dispatch_replays_withheld", help, withheld.clone());
         Self {
             withheld,
-            continued,
             not_started: of("not_started"),
             not_accepted: of("not_accepted"),
             idempotent: of("idempotent"),

@@ -25,6 +25,7 @@ use self::tunnels::{Member, Tunnels};
 use super::listener::{Interim, NoInterim, RequestBody};
 use crate::clock;
 use crate::fault::{Fault, Kind, Retry, Side, Stage};
+use crate::observe::event::{Event as Told, Events, What};
 use crate::observe::record::Record;
 use crate::task::Tasks;
 use crate::tunnel::exchange::retention::Budget;
@@ -49,6 +50,8 @@ pub struct Dispatch {
     pub allowance: Mutex<Allowance>,
     /// Counters.
     pub metrics: DispatchMetrics,
+    /// Where to tell of replays and the like.
+    pub events: Events,
 }
 
 /// A request that is ready for the tunnel.
@@ -98,7 +101,7 @@ impl Dispatch {
         loop {
             let (member, writer, reader) = self.open(outbound.service, &mut tried, last).await?;
             record.dispatched(member.link.peer().node());
-            let waiting = member.begin();
+            let (waiting, begun) = (member.begin(), clock::now());
             let attempt = { pin!(self.attempt(&outbound, &mut source, (writer, reader), interim)).await };
             let failure = match attempt {
                 Ok((head, reader, unsent)) => {
@@ -125,13 +128,15 @@ impl Dispatch {
                 return Err(failure.fault);
             }
             self.metrics.replayed(class);
-            tracing::info!(
-                from = %member.link.peer().node(), fault = %failure.fault, ?class, attempt = outbound.meta.attempt + 1,
-                "replay"
-            );
+            self.events.emit(&Told {
+                from: member.link.name(),
+                took: clock::now().saturating_duration_since(begun),
+                bytes_again: source.rewind(),
+                why: &failure.fault.to_string(),
+                ..Told::new(What::Replay)
+            });
             outbound.meta.attempt += 1;
             last = Some(failure.fault);
-            source.rewind();
         }
     }
 

@@ -54,9 +54,10 @@ impl Source {
         self.end.is_some()
     }
 
-    /// Begins again with the first byte.
-    pub fn rewind(&mut self) {
-        self.next = 0;
+    /// Begins again with the first byte; answers how many will go out again.
+    pub fn rewind(&mut self) -> u64 {
+        let sent = std::mem::take(&mut self.next);
+        self.kept.iter().take(sent).map(|piece| piece.len() as u64).sum()
     }
 
     /// No replay will follow: what was kept is freed.

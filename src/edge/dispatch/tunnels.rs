@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 
 use super::balance::{self, Stats};
 use crate::clock;
+use crate::observe::event::{Event, What};
 use crate::tunnel::control::{Control, Drain, Register, Registered};
 use crate::tunnel::exchange::{ExchangeReader, ExchangeWriter};
 use crate::tunnel::link::{Link, LinkState, Owner};
@@ -41,7 +42,17 @@ impl Member {
     }
 
     fn is_ejected(&self, now: Instant) -> bool {
-        self.stats.lock().is_ejected(now)
+        let mut stats = self.stats.lock();
+        let (was, is) = (stats.was_ejected(now), stats.is_ejected(now));
+        drop(stats);
+        if is && !was {
+            self.tell_ejection("requests wait and none is answered");
+        }
+        is
+    }
+
+    fn tell_ejection(&self, why: &str) {
+        self.link.tell(&Event { why, ..Event::new(What::Ejection) });
     }
 
     fn cost(&self, now: Instant) -> f64 {
@@ -68,7 +79,10 @@ impl Waiting {
     /// The link or its gateway failed it.
     pub fn handle_failure(mut self) {
         self.told = true;
-        self.member.stats.lock().handle_failure(clock::now());
+        let ejected = self.member.stats.lock().handle_failure(clock::now());
+        if ejected {
+            self.member.tell_ejection("failures in a row");
+        }
     }
 }
 
@@ -281,6 +295,8 @@ impl Tunnels {
             };
             if registration.services.iter().all(replaced) {
                 registration.awaits_ready = false;
+                let handover = Event { why: "another gateway has its services", ..Event::new(What::Handover) };
+                registration.link.tell(&handover);
                 registration.link.send(&Control::Ready);
             }
         }
@@ -326,6 +342,7 @@ impl Tunnels {
         let links = registrations.iter().map(|registration| {
             let link = &registration.link;
             json!({
+                "link": &**link.name(),
                 "gateway": &**link.peer().node(),
                 "address": link.connection().remote_address().to_string(),
                 "state": format!("{:?}", link.state()),
@@ -369,11 +386,14 @@ impl Owner for EdgeOwner {
                 self.tunnels.answer_drains();
             }
             Control::Drain(drain) => {
-                tracing::info!(gateway = %link.peer().node(), reason = drain.reason, "gateway drains");
+                link.tell(&Event { why: &drain.reason, ..Event::new(What::Drain) });
                 link.set_state(LinkState::Draining);
                 self.tunnels.drain(link);
             }
-            Control::Ready => self.tunnels.handle_moved(link),
+            Control::Ready => {
+                link.tell(&Event { why: "it has other PoPs", ..Event::new(What::Handover) });
+                self.tunnels.handle_moved(link);
+            }
             Control::Load(load) => self.tunnels.handle_load(link, load.busy),
             other => tracing::debug!(?other, "unexpected control frame"),
         }

@@ -271,6 +271,7 @@ impl Dialler {
         held.iter()
             .map(|link| {
                 json!({
+                    "link": &**link.name(),
                     "pop": &**link.peer().node(),
                     "address": link.connection().remote_address().to_string(),
                     "state": format!("{:?}", link.state()),

@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 
 use super::dial::Dialler;
 use crate::clock;
+use crate::observe::event::{Event, What};
 use crate::quic;
 use crate::tunnel::control::{Control, Drain, Registered};
 use crate::tunnel::exchange::{ExchangeReader, ExchangeWriter};
@@ -121,7 +122,8 @@ impl Owner for OriginOwner {
             .and_then(|socket| quic::rebind(&self.endpoint, socket))
         {
             Ok(()) => {
-                link.peer().metrics().rebinds.inc();
+                let port = self.endpoint.local_addr().map(|address| address.port().to_string()).unwrap_or_default();
+                link.tell(&Event { to: &port, ..Event::new(What::Rebind) });
             }
             Err(error) => tracing::warn!(%error, "no other source port"),
         }

@@ -19,7 +19,7 @@ use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
 use parking_lot::Mutex;
@@ -34,6 +34,7 @@ use super::link::{Link, LinkState};
 use super::peer::Peer;
 use crate::clock;
 use crate::fault::{Fault, Kind, Retry, Side, Stage};
+use crate::observe::event::{Event as Told, What};
 
 pub use self::half::{Event, ExchangeReader, ExchangeWriter};
 
@@ -80,6 +81,8 @@ struct State {
     send: Sender,
     recv: Receiver,
     attachment: Option<Attachment>,
+    /// The last link it left, and when.
+    left: Option<(Arc<str>, Instant)>,
     /// Counts attachments; a stale one is refused.
     generation: u64,
     /// The generation asked for last, also where no answer came: the other end may have taken it.
@@ -106,6 +109,23 @@ struct State {
 impl State {
     fn flush_slot(&mut self, driver: bool) -> &mut Option<Waker> {
         if driver { &mut self.drive_waker } else { &mut self.send_waker }
+    }
+
+    /// Gives the attachment up, if there is one; another may follow.
+    fn leave_attachment(&mut self, code: ResetCode) -> bool {
+        let Some(attachment) = self.attachment.take() else { return false };
+        self.left = Some((attachment.link.name().clone(), clock::now()));
+        attachment.link.detach();
+        attachment.abandon(code);
+        true
+    }
+
+    fn tell_resumed(&self, link: &Link, bytes_again: u64) {
+        let (from, took) = match &self.left {
+            Some((from, when)) => (&**from, clock::now().saturating_duration_since(*when)),
+            None => ("", Duration::ZERO),
+        };
+        link.peer().events().emit(&Told { from, to: link.name(), took, bytes_again, ..Told::new(What::Resume) });
     }
 }
 
@@ -161,6 +181,7 @@ impl Exchange {
                 send: Sender::new(peer.credit(), settings.budget.clone()),
                 recv: Receiver::new(settings.window, settings.window_max, settings.window_budget.clone()),
                 attachment,
+                left: None,
                 generation: 0,
                 asked: 0,
                 finished: false,
@@ -508,9 +529,9 @@ impl Exchange {
 
     /// The attachment is of no more use. The edge attaches anew; the gateway waits for that, for a grace time.
     fn detach(self: &Arc<Self>, state: &mut State, code: ResetCode) {
-        let Some(attachment) = state.attachment.take() else { return };
-        attachment.link.detach();
-        attachment.abandon(code);
+        if !state.leave_attachment(code) {
+            return;
+        }
         self.peer.metrics().detached.inc();
         if self.owner {
             super::resume::reattach(self.clone());
@@ -567,10 +588,7 @@ impl Exchange {
             return None;
         }
         state.generation = generation;
-        if let Some(attachment) = state.attachment.take() {
-            attachment.link.detach();
-            attachment.abandon(ResetCode::Stale);
-        }
+        state.leave_attachment(ResetCode::Stale);
         let (received, window) = state.recv.resume_point();
         Some(Preamble::Resumed { generation, received, window })
     }
@@ -593,7 +611,7 @@ impl Exchange {
         let rewound = if state.unwanted { Ok(0) } else { state.send.handle_resume(offset, window) };
         match rewound {
             Ok(again) => {
-                self.peer.metrics().resumed.inc();
+                state.tell_resumed(&attachment.link, again);
                 self.peer.metrics().bytes_again.inc_by(again);
                 attachment.link.attach();
                 state.generation = generation;

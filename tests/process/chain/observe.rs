@@ -63,12 +63,13 @@ impl Upstream {
     }
 }
 
-/// The sum of a metric over its label sets, from an admin listener.
+/// The sum of a metric over its label sets, or of one series if `name` has labels; from an admin listener.
 pub async fn metric(admin: SocketAddr, name: &str) -> f64 {
     let text = get(admin, "/metrics").await;
     let lines = text.lines().filter(|line| !line.starts_with('#'));
-    let samples =
-        lines.filter_map(|line| line.rsplit_once(' ')).filter(|(series, _)| series.split('{').next() == Some(name));
+    let samples = lines
+        .filter_map(|line| line.rsplit_once(' '))
+        .filter(|(series, _)| *series == name || series.split('{').next() == Some(name));
     samples.map(|(_, value)| value.parse::<f64>().expect("a number")).sum()
 }
 

@@ -103,7 +103,8 @@ fn as_text(status: &Value) -> String {
     // Writing to a String cannot fail.
     let _ = writeln!(out, "{name}{draining}: {} tunnels, {retained} bytes kept for resuming", tunnels.len());
     if !tunnels.is_empty() {
-        let _ = writeln!(out, "{:<16} {:<24} {:<11} {:>9} {:>10}", "LINK", "ADDRESS", "STATE", "IN FLIGHT", "RTT");
+        let _ =
+            writeln!(out, "{:<16} {:<24} {:<11} {:>9} {:>10}  NOTES", "LINK", "ADDRESS", "STATE", "IN FLIGHT", "RTT");
     }
     for tunnel in tunnels {
         let text = |key: &str| tunnel.get(key).and_then(Value::as_str).unwrap_or("-").to_owned();
@@ -111,10 +112,22 @@ fn as_text(status: &Value) -> String {
         let peer = text("link");
         let rtt = format!("{:.1} ms", Duration::from_micros(number("rtt_us")).as_secs_f64() * 1e3);
         let (address, state, in_flight) = (text("address"), text("state"), number("in_flight"));
-        let _ = writeln!(out, "{peer:<16} {address:<24} {state:<11} {in_flight:>9} {rtt:>10}");
+        let line = format!("{peer:<16} {address:<24} {state:<11} {in_flight:>9} {rtt:>10}  {}", notes(tunnel));
+        let _ = writeln!(out, "{}", line.trim_end());
     }
     push_events(&mut out, status.get("events").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default());
     out
+}
+
+/// What makes a tunnel dear.
+fn notes(tunnel: &Value) -> String {
+    let is = |key: &str| tunnel.get(key) == Some(&Value::Bool(true));
+    let mut notes: Vec<String> = ["busy", "ejected"].into_iter().filter(|key| is(key)).map(ToOwned::to_owned).collect();
+    let lost = tunnel.get("lost_permille").and_then(Value::as_u64).unwrap_or(0);
+    if lost > 0 {
+        notes.push(format!("{}.{} % lost", lost / 10, lost % 10));
+    }
+    notes.join(", ")
 }
 
 /// The last events, a line each.
@@ -146,15 +159,16 @@ mod tests {
     #[test]
     fn a_status_is_a_table_for_people() {
         let status = json!({"pop": "pop-a", "draining": true, "retained_bytes": 7, "tunnels": [
-            {"link": "gw-1#2", "address": "127.0.0.1:1", "state": "Ready", "in_flight": 3, "rtt_us": 1500},
+            {"link": "gw-1#2", "address": "127.0.0.1:1", "state": "Ready", "in_flight": 3, "rtt_us": 1500,
+             "busy": true, "ejected": false, "lost_permille": 15},
         ], "events": [
             {"at": "2026-11-22T23:07:03.000001Z", "event": "resume", "times": 2, "from": "gw-1#1", "to": "gw-1#2", "millis": 151,
              "bytes_again": 1200, "why": ""},
         ]});
         let text = as_text(&status);
         let expected = "pop-a, draining: 1 tunnels, 7 bytes kept for resuming\n\
-            LINK             ADDRESS                  STATE       IN FLIGHT        RTT\n\
-            gw-1#2           127.0.0.1:1              Ready               3     1.5 ms\n\n\
+            LINK             ADDRESS                  STATE       IN FLIGHT        RTT  NOTES\n\
+            gw-1#2           127.0.0.1:1              Ready               3     1.5 ms  busy, 1.5 % lost\n\n\
             AT                          EVENT        TIMES  FROM -> TO                               MS BYTES AGAIN\n\
             2026-11-22T23:07:03.000001Z resume           2  gw-1#1 -> gw-1#2                        151        1200\n";
         assert_eq!(text, expected);

@@ -46,6 +46,8 @@ whats! {
     Suspicion = "suspicion";
     /// A suspected link was heard again.
     Recovery = "recovery";
+    /// A link loses packets; `why` says which way and how many.
+    Loss = "loss";
     /// A link moved to a fresh source port; `to` is the port.
     Rebind = "rebind";
     /// A link was given up for its silence, or the other end does not know it any more.

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -14,12 +14,13 @@ use http_body::Body;
 use http_body_util::BodyExt;
 
 use super::body::RequestBody;
-use super::upstream::{Observe, UpstreamBody, UpstreamResponse, Upstreams};
+use super::upstream::{Observe, UpstreamBody, UpstreamMetrics, UpstreamResponse, Upstreams};
 use crate::clock;
 use crate::fault::{Fault, Kind, Retry, Side, Stage};
 use crate::fields;
 use crate::observe::record::{Observer, Opening, Record, Wire};
 use crate::tunnel::code::ResetCode;
+use crate::tunnel::control::Load;
 use crate::tunnel::exchange::{Event, Exchange, ExchangeReader, ExchangeWriter};
 use crate::tunnel::message::{self, Meta, RequestHead, ResponseHead};
 
@@ -42,6 +43,10 @@ pub struct Gateway {
     pub observer: Observer,
     /// Set when new exchanges are REJECTED: their PoPs have had time to send them elsewhere.
     pub closed: AtomicBool,
+    /// What all upstreams count.
+    pub upstream_metrics: Arc<UpstreamMetrics>,
+    /// Smoothed time from upstream request to response head, microseconds.
+    pub upstream_micros: AtomicU64,
 }
 
 impl Gateway {
@@ -71,6 +76,19 @@ impl Gateway {
                 writer.abort(fault);
             }
         }
+    }
+
+    /// How busy it is, for the PoPs: requests that wait for an upstream connection would be better off elsewhere.
+    pub fn load(&self) -> Load {
+        let busy = self.upstream_metrics.waiting.get() > 0;
+        Load { busy, upstream_micros: self.upstream_micros.load(Ordering::Relaxed), ..Load::default() }
+    }
+
+    fn upstream_took(&self, took: Duration) {
+        let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        // An update lost to another worker's does no harm.
+        let smoothed = self.upstream_micros.load(Ordering::Relaxed) / 8 * 7 + took / 8;
+        self.upstream_micros.store(smoothed, Ordering::Relaxed);
     }
 
     fn record(&self, exchange: &Exchange, head: &RequestHead, meta: &Meta) -> Record {
@@ -113,6 +131,7 @@ impl Gateway {
         let UpstreamResponse { mut head, body } = pin!(service.upstreams.request(head, body, observe)).await?;
         let took = clock::now().saturating_duration_since(asked);
         record.upstream_took(took);
+        self.upstream_took(took);
         record.head(head.status);
         fields::append_server_timing(&mut head.headers, "upstream", took);
         pin!(respond(writer, &head, body, record)).await

@@ -235,7 +235,13 @@ fn gateway(config: &OriginConfig, log: &Log, registry: &mut Registry, tasks: &Ta
         services.insert(service.name.clone(), Service { upstreams, index });
     }
     let observer = Observer::new(access, requests, tasks.shutdown().clone());
-    Ok(Gateway { services, observer, closed: AtomicBool::new(false) })
+    Ok(Gateway {
+        services,
+        observer,
+        closed: AtomicBool::new(false),
+        upstream_metrics: metrics,
+        upstream_micros: AtomicU64::new(0),
+    })
 }
 
 fn start_workers(

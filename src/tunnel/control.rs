@@ -114,6 +114,8 @@ pub struct Load {
     pub busy: bool,
     /// Smoothed time from upstream request to response head, microseconds.
     pub upstream_micros: u64,
+    /// Packets lost lately on the way to the receiver of this frame, thousandths: it cannot see that itself.
+    pub lost_permille: u64,
 }
 
 /// A planned end.
@@ -158,7 +160,9 @@ impl Control {
             Self::Register(register) => register.encode(out),
             Self::Registered(registered) => registered.encode(out),
             Self::Heartbeat(count) => put_all(out, HEARTBEAT, &[*count]),
-            Self::Load(load) => put_all(out, LOAD, &[load.in_flight, u64::from(load.busy), load.upstream_micros]),
+            Self::Load(load) => {
+                put_all(out, LOAD, &[load.in_flight, u64::from(load.busy), load.upstream_micros, load.lost_permille])
+            }
             Self::Drain(drain) => drain.encode(out),
             Self::Ready => READY,
             Self::Probe(number) => put_all(out, PROBE, &[*number]),
@@ -188,6 +192,7 @@ impl Control {
                 in_flight: get_varint(payload)?,
                 busy: get_varint(payload)? != 0,
                 upstream_micros: get_varint(payload)?,
+                lost_permille: get_varint(payload)?.min(1_000),
             }),
             DRAIN => Self::Drain(Drain::decode(payload)?),
             READY => Self::Ready,
@@ -402,6 +407,9 @@ mod tests {
             }),
             number.clone().prop_map(Control::Heartbeat),
             number.clone().prop_map(Control::Probe),
+            (number.clone(), any::<bool>(), 0u64..=1_000).prop_map(|(in_flight, busy, lost_permille)| {
+                Control::Load(Load { in_flight, busy, upstream_micros: in_flight / 3, lost_permille })
+            }),
             Just(Control::Ready),
             name.prop_map(|reason| Control::Drain(Drain { reason, deadline_millis: 9, next: vec!["b:2".into()] })),
             proptest::collection::vec((number.clone(), number.clone(), number), 1..9).prop_map(|acks| {

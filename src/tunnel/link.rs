@@ -15,10 +15,11 @@ use quinn::{Connection, RecvStream, SendStream};
 use tokio::sync::Notify;
 
 use super::code::{CloseCode, ResetCode};
-use super::control::{Ack, Control, ControlDecoder, Hello, grease};
+use super::control::{Ack, Control, ControlDecoder, Hello, Load, grease};
 use super::exchange::preamble::{PREAMBLE_MAX, Preamble};
 use super::exchange::{Exchange, ExchangeReader, ExchangeWriter};
 use super::liveness::{Judgement, Liveness};
+use super::load::{Loss, LossAlarm, Reporter};
 use super::peer::{Peer, Peers};
 use super::resume;
 use super::wire::WireError;
@@ -99,6 +100,10 @@ pub trait Owner: Send + Sync + 'static {
     fn handle_state(&self, link: &Arc<Link>);
     /// A new exchange came (at a gateway). Must hand it to a task.
     fn handle_exchange(&self, link: &Arc<Link>, writer: ExchangeWriter, reader: ExchangeReader);
+    /// How busy this end is, if the other end should know: it chooses among gateways.
+    fn load(&self) -> Option<Load> {
+        None
+    }
     /// The link turned suspect: a dialler moves it to another source port.
     fn handle_suspect(&self, _link: &Arc<Link>) {}
 }
@@ -124,6 +129,10 @@ pub struct Link {
     overflow: AtomicBool,
     /// Probes sent.
     probes: AtomicU64,
+    /// What the other end reported last.
+    reported: Mutex<(Load, LossAlarm)>,
+    /// Packets lost lately on the way to the other end, thousandths.
+    lost: AtomicU64,
 }
 
 impl Link {
@@ -202,6 +211,30 @@ impl Link {
     /// Smoothed round-trip time.
     pub fn rtt(&self) -> Duration {
         self.connection.rtt()
+    }
+
+    /// What the other end reported last.
+    pub fn reported(&self) -> Load {
+        self.reported.lock().0
+    }
+
+    /// Packets lost lately, both directions added, thousandths.
+    pub fn lost_permille(&self) -> u64 {
+        self.lost.load(Ordering::Relaxed) + self.reported().lost_permille
+    }
+
+    fn handle_load(&self, load: Load) {
+        let mut reported = self.reported.lock();
+        reported.0 = load;
+        if reported.1.handle_loss(load.lost_permille) {
+            drop(reported);
+            self.tell_loss("from", load.lost_permille);
+        }
+    }
+
+    fn tell_loss(&self, direction: &str, permille: u64) {
+        let why = format!("{}.{} % of packets {direction} it", permille / 10, permille % 10);
+        self.tell(&Event { why: &why, ..Event::new(What::Loss) });
     }
 
     pub(super) fn attach(&self) {
@@ -379,6 +412,8 @@ pub async fn handshake(
         wake: Notify::new(),
         overflow: AtomicBool::new(false),
         probes: AtomicU64::new(0),
+        reported: Mutex::default(),
+        lost: AtomicU64::new(0),
     });
     link.peer.add_link(link.clone());
     Ok((link, control))
@@ -474,15 +509,19 @@ fn handle(link: &Arc<Link>, owner: &dyn Owner, frame: Control) {
         Control::Ack(acks) => link.peer.handle_acks(&acks),
         Control::Heartbeat(_) => {}
         Control::Probed(number) => link.handle_probed(number),
+        Control::Load(load) => link.handle_load(load),
         Control::Probe(number) => link.send(&Control::Probed(number)),
         other => owner.handle_control(link, other),
     }
 }
 
-/// The clockwork of one link: heartbeats and liveness.
+/// The clockwork of one link: heartbeats, liveness, reports.
 struct Pulse {
     link: Arc<Link>,
     liveness: Liveness,
+    reporter: Reporter,
+    loss: Loss,
+    loss_alarm: LossAlarm,
     count: u64,
     datagrams: u64,
     ticked: std::time::Instant,
@@ -492,7 +531,16 @@ impl Pulse {
     fn new(link: Arc<Link>) -> Self {
         let now = clock::now();
         let datagrams = link.connection.stats().udp_rx.datagrams;
-        Self { link, liveness: Liveness::new(now), count: 0, datagrams, ticked: now }
+        Self {
+            link,
+            liveness: Liveness::new(now),
+            reporter: Reporter::default(),
+            loss: Loss::new(now),
+            loss_alarm: LossAlarm::default(),
+            count: 0,
+            datagrams,
+            ticked: now,
+        }
     }
 
     fn due(&self) -> tokio::time::Instant {
@@ -514,7 +562,20 @@ impl Pulse {
             self.count += 1;
             self.link.send_quietly(&Control::Heartbeat(self.count));
         }
+        self.report(now, &stats.path, owner);
         self.handle_judgement(judgement, owner)
+    }
+
+    fn report(&mut self, now: std::time::Instant, path: &quinn::PathStats, owner: &dyn Owner) {
+        let lost_permille = self.loss.handle_sample(now, path.sent_packets, path.lost_packets);
+        self.link.lost.store(lost_permille, Ordering::Relaxed);
+        if self.loss_alarm.handle_loss(lost_permille) {
+            self.link.tell_loss("to", lost_permille);
+        }
+        let Some(load) = owner.load() else { return };
+        if let Some(load) = self.reporter.poll_report(now, Load { lost_permille, ..load }) {
+            self.link.send_quietly(&Control::Load(load));
+        }
     }
 
     fn handle_judgement(&mut self, judgement: Judgement, owner: &dyn Owner) -> Result<(), LinkError> {

@@ -11,6 +11,7 @@ pub mod exchange;
 pub mod identity;
 pub mod link;
 pub mod liveness;
+pub mod load;
 pub mod message;
 pub mod metrics;
 pub mod peer;

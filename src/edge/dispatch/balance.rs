@@ -1,6 +1,6 @@
 //! Which of several links (sans-IO): the power of two choices over cost, and ejection of links that do not answer.
 //!
-//! Cost = peak-EWMA of the time to head x (in flight + 1) / weight. A failure counts as a slow answer. A link that keeps
+//! Cost = peak-EWMA of the time to head x (in flight + 1) / weight, more where the gateway is busy or packets are lost. A failure counts as a slow answer. A link that keeps
 //! requests waiting while no head comes at all, though its heartbeats may be fine (grey failure), is ejected for a second,
 //! doubling to a minute; so is one that fails several times in a row. Never more than half are ejected at once.
 //!
@@ -133,8 +133,8 @@ impl Stats {
         (-elapsed / DECAY.as_secs_f64()).exp2()
     }
 
-    /// The cost of one more request. `busy`: the gateway would rather have none.
-    pub fn cost(&self, now: Instant, in_flight: usize, weight: u64, busy: bool) -> f64 {
+    /// The cost of one more request.
+    pub fn cost(&self, now: Instant, in_flight: usize, weight: u64, strain: Strain) -> f64 {
         // Without news the memory of a slow answer fades.
         let kept = self.decay(now);
         let latency = self.ewma * kept + FRESH.as_secs_f64().min(self.ewma) * (1.0 - kept);
@@ -142,8 +142,25 @@ impl Stats {
         let ramp = age.clamp(0.1, 1.0);
         #[allow(clippy::cast_precision_loss, reason = "a share of work, not an amount")]
         let (load, weight) = ((in_flight + 1) as f64, weight.max(1) as f64);
-        let cost = latency * load / (weight * ramp);
-        if busy { cost * 4.0 } else { cost }
+        latency * load / (weight * ramp) * strain.factor()
+    }
+}
+
+/// What makes a link dearer besides its answers.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Strain {
+    /// The gateway would rather have no new requests.
+    pub busy: bool,
+    /// Packets lost lately, both directions added, thousandths.
+    pub lost_permille: u64,
+}
+
+impl Strain {
+    /// Busy is four times as dear. So are 3 % of loss: at 40 ms they leave a connection a fraction of its rate.
+    fn factor(self) -> f64 {
+        #[allow(clippy::cast_precision_loss, reason = "at most 2,000")]
+        let loss = 1.0 + self.lost_permille as f64 / 10.0;
+        if self.busy { loss * 4.0 } else { loss }
     }
 }
 
@@ -168,6 +185,7 @@ mod tests {
     use proptest::prelude::*;
 
     const MS: Duration = Duration::from_millis(1);
+    const WELL: Strain = Strain { busy: false, lost_permille: 0 };
 
     #[test]
     fn a_slow_link_costs_more_at_once_and_is_forgiven_with_time() {
@@ -180,9 +198,9 @@ mod tests {
         }
         slow.handle_begin(now);
         slow.handle_head(now, MS * 500);
-        assert!(slow.cost(now, 0, 1, false) > 50.0 * quick.cost(now, 0, 1, false));
+        assert!(slow.cost(now, 0, 1, WELL) > 50.0 * quick.cost(now, 0, 1, WELL));
         now += DECAY * 8;
-        assert!(slow.cost(now, 0, 1, false) < 2.0 * quick.cost(now, 0, 1, false));
+        assert!(slow.cost(now, 0, 1, WELL) < 2.0 * quick.cost(now, 0, 1, WELL));
     }
 
     #[test]
@@ -220,10 +238,29 @@ mod tests {
     fn a_new_link_gets_its_share_by_and_by_and_weight_counts() {
         let now = crate::clock::now();
         let stats = Stats::new(now);
-        assert!(stats.cost(now, 0, 1, false) > 5.0 * stats.cost(now + RAMP, 0, 1, false));
+        assert!(stats.cost(now, 0, 1, WELL) > 5.0 * stats.cost(now + RAMP, 0, 1, WELL));
         let later = now + RAMP;
-        assert!(stats.cost(later, 0, 1, false) > 1.9 * stats.cost(later, 0, 2, false));
-        assert!(stats.cost(later, 0, 1, true) > 3.9 * stats.cost(later, 0, 1, false));
+        assert!(stats.cost(later, 0, 1, WELL) > 1.9 * stats.cost(later, 0, 2, WELL));
+        assert!(stats.cost(later, 0, 1, Strain { busy: true, ..WELL }) > 3.9 * stats.cost(later, 0, 1, WELL));
+    }
+
+    #[test]
+    fn a_busy_gateway_gets_work_only_when_the_other_has_four_times_as_much_and_loss_adds_to_that() {
+        let now = crate::clock::now() + RAMP;
+        let stats = Stats::new(now - RAMP);
+        let chosen = |in_flight: [usize; 2], strains: [Strain; 2], seed| {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let cost = |index: &usize| stats.cost(now, in_flight[*index], 1, strains[*index]);
+            choose(&[0, 1], |below| random.usize(..below), cost).copied().unwrap()
+        };
+        let busy = Strain { busy: true, ..WELL };
+        let lossy = Strain { lost_permille: 50, ..WELL };
+        for seed in 0..50 {
+            assert_eq!(chosen([0, 2], [busy, WELL], seed), 1);
+            assert_eq!(chosen([0, 4], [busy, WELL], seed), 0, "both are worse than one in demand");
+            assert_eq!(chosen([0, 4], [lossy, WELL], seed), 1);
+            assert_eq!(chosen([0, 20], [Strain { busy: true, ..lossy }, WELL], seed), 1);
+        }
     }
 
     proptest! {

@@ -3,7 +3,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -11,7 +10,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 
-use super::balance::{self, Stats};
+use super::balance::{self, Stats, Strain};
 use crate::clock;
 use crate::observe::event::{Event, What};
 use crate::tunnel::control::{Control, Drain, Register, Registered};
@@ -30,7 +29,6 @@ pub struct Member {
     /// The link.
     pub link: Arc<Link>,
     stats: Mutex<Stats>,
-    busy: AtomicBool,
 }
 
 impl Member {
@@ -57,7 +55,8 @@ impl Member {
 
     fn cost(&self, now: Instant) -> f64 {
         let (in_flight, weight) = (self.link.in_flight(), self.link.weight());
-        self.stats.lock().cost(now, in_flight, weight, self.busy.load(Ordering::Relaxed))
+        let strain = Strain { busy: self.link.reported().busy, lost_permille: self.link.lost_permille() };
+        self.stats.lock().cost(now, in_flight, weight, strain)
     }
 }
 
@@ -223,11 +222,7 @@ impl Tunnels {
             }
         }
         link.set_weight(register.weight);
-        let member = Arc::new(Member {
-            link: link.clone(),
-            stats: Mutex::new(Stats::new(clock::now())),
-            busy: AtomicBool::new(false),
-        });
+        let member = Arc::new(Member { link: link.clone(), stats: Mutex::new(Stats::new(clock::now())) });
         let sequence = register.sequence;
         let registration =
             Registration { link: link.clone(), member, sequence, services, awaits_ready: false, moved: false };
@@ -254,13 +249,6 @@ impl Tunnels {
     /// Whether every gateway said that it has other PoPs ready.
     pub fn is_moved(&self) -> bool {
         self.registrations.lock().iter().all(|registration| registration.moved)
-    }
-
-    fn handle_load(&self, link: &Arc<Link>, busy: bool) {
-        let registrations = self.registrations.lock();
-        if let Some(known) = registrations.iter().find(|known| Arc::ptr_eq(&known.link, link)) {
-            known.member.busy.store(busy, Ordering::Relaxed);
-        }
     }
 
     fn handle_moved(&self, link: &Arc<Link>) {
@@ -340,7 +328,7 @@ impl Tunnels {
         let name = |index: &usize| self.names.iter().find(|(_, i)| *i == index).map(|(name, _)| name.clone());
         let registrations = self.registrations.lock();
         let links = registrations.iter().map(|registration| {
-            let link = &registration.link;
+            let (link, load) = (&registration.link, registration.link.reported());
             json!({
                 "link": &**link.name(),
                 "gateway": &**link.peer().node(),
@@ -349,6 +337,11 @@ impl Tunnels {
                 "worker": link.worker(),
                 "weight": link.weight(),
                 "in_flight": link.in_flight(),
+                "busy": load.busy,
+                "ejected": registration.member.stats.lock().was_ejected(clock::now()),
+                "gateway_in_flight": load.in_flight,
+                "upstream_us": load.upstream_micros,
+                "lost_permille": link.lost_permille(),
                 "rtt_us": u64::try_from(link.rtt().as_micros()).unwrap_or(u64::MAX),
                 "services": registration.services.iter().filter_map(name).collect::<Vec<_>>(),
             })
@@ -394,7 +387,6 @@ impl Owner for EdgeOwner {
                 link.tell(&Event { why: "it has other PoPs", ..Event::new(What::Handover) });
                 self.tunnels.handle_moved(link);
             }
-            Control::Load(load) => self.tunnels.handle_load(link, load.busy),
             other => tracing::debug!(?other, "unexpected control frame"),
         }
     }

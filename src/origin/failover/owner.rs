@@ -11,7 +11,7 @@ use super::dial::Dialler;
 use crate::clock;
 use crate::observe::event::{Event, What};
 use crate::quic;
-use crate::tunnel::control::{Control, Drain, Registered};
+use crate::tunnel::control::{Control, Drain, Load, Registered};
 use crate::tunnel::exchange::{ExchangeReader, ExchangeWriter};
 use crate::tunnel::link::{Link, LinkState, Owner};
 
@@ -92,7 +92,6 @@ impl Owner for OriginOwner {
                 self.moved.notify_one();
                 self.dialler.changed();
             }
-            Control::Load(_) => {}
             other => tracing::debug!(?other, "unexpected control frame"),
         }
     }
@@ -109,6 +108,11 @@ impl Owner for OriginOwner {
             }
         }
         self.dialler.changed();
+    }
+
+    fn load(&self) -> Option<Load> {
+        let in_flight = self.dialler.exchanges.len() as u64;
+        Some(Load { in_flight, ..self.dialler.gateway.load() })
     }
 
     fn handle_exchange(&self, _link: &Arc<Link>, writer: ExchangeWriter, reader: ExchangeReader) {

@@ -15,6 +15,7 @@ use trunkline::dev::child::Child;
 use trunkline::dev::layout::SERVICE;
 
 use crate::chain::{Chain, Setup, edge_binary, eventually, metric, origin_binary, status_and_body};
+use crate::relay::Relay;
 
 /// Outages do not share the machine: one at a time.
 static TURN: Mutex<()> = Mutex::const_new(());
@@ -22,6 +23,30 @@ static TURN: Mutex<()> = Mutex::const_new(());
 /// Fields of access logs would fill the disk; keys that outlive a restart are what production has.
 const EDGE_TOP: &str = "state_dir = \"state\"";
 const QUIET: &str = "[log]\naccess = false\n";
+
+/// What an outage needs.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// PoPs.
+    pub pops: usize,
+    /// Gateways.
+    pub gateways: usize,
+    /// Each gateway has an upstream of its own, the first the chain's.
+    pub apart: bool,
+    /// Relays before each PoP. Gateways dial these then, all of them: paths to the same PoP.
+    pub relays: usize,
+    /// TOML in `[tunnel]` of the gateways.
+    pub tunnel: &'static str,
+    /// TOML in `[[service]]` of the gateway at this index.
+    pub service: fn(usize) -> &'static str,
+}
+
+impl Plan {
+    /// All gateways before one upstream, without relays.
+    pub fn new(pops: usize, gateways: usize) -> Self {
+        Self { pops, gateways, apart: false, relays: 0, tunnel: "", service: |_| "" }
+    }
+}
 
 /// See the module.
 pub struct Cluster {
@@ -31,23 +56,37 @@ pub struct Cluster {
     pub more: Vec<Child>,
     /// PoPs and the upstream.
     pub chain: Chain,
+    /// The relays before each PoP.
+    pub relays: Vec<Vec<Relay>>,
     upstreams: Vec<String>,
+    plan: Plan,
     _turn: MutexGuard<'static, ()>,
 }
 
 impl Cluster {
     /// `pops` PoPs and `gateways` gateways in front of one upstream.
     pub async fn start(pops: usize, gateways: usize) -> Self {
-        Self::with(pops, gateways, false).await
+        Self::with(Plan::new(pops, gateways)).await
     }
 
-    /// The same; with `apart` each gateway has an upstream of its own, the first the chain's.
-    pub async fn with(pops: usize, gateways: usize, apart: bool) -> Self {
+    /// The cluster of `plan`, when all tunnels are there.
+    pub async fn with(plan: Plan) -> Self {
+        let Plan { pops, gateways, apart, .. } = plan;
         let turn = TURN.lock().await;
         let setup = Setup { pops, origin: false, edge_top: EDGE_TOP, edge_tables: QUIET, ..Setup::default() };
         let chain = Chain::with(setup).await;
-        let mut cluster =
-            Self { gateways: Vec::new(), more: Vec::new(), upstreams: vec![chain.upstream.url()], chain, _turn: turn };
+        let address = |edge: &Child| edge.ready.tunnel.first().and_then(|address| address.parse().ok());
+        let relays = |edge| (0..plan.relays).map(move |_| Relay::start(address(edge).expect("an address"))).collect();
+        let relays = chain.edges.iter().map(relays).collect();
+        let mut cluster = Self {
+            gateways: Vec::new(),
+            more: Vec::new(),
+            relays,
+            upstreams: vec![chain.upstream.url()],
+            plan,
+            chain,
+            _turn: turn,
+        };
         for index in 0..gateways {
             if apart && index > 0 {
                 let log = cluster.chain.folder().join(format!("upstream-{index}.log"));
@@ -69,7 +108,7 @@ impl Cluster {
     /// Waits until every gateway has all its links.
     pub async fn until_linked(&self) {
         for gateway in &self.gateways {
-            let wanted = 2.0 * f64::from(u32::try_from(self.chain.edges.len()).expect("few"));
+            let wanted = f64::from(u32::try_from(self.dialled().len() * self.links()).expect("few"));
             let what = format!("links of {}", gateway.name);
             eventually(&what, async || {
                 (metric(admin(gateway), "trunkline_tunnel_links").await >= wanted).then_some(())
@@ -78,18 +117,33 @@ impl Cluster {
         }
     }
 
+    /// Links of a gateway to each address it dials.
+    fn links(&self) -> usize {
+        if self.plan.tunnel.contains("links = 1") { 1 } else { 2 }
+    }
+
+    /// The addresses that gateways dial.
+    fn dialled(&self) -> Vec<String> {
+        if self.plan.relays > 0 {
+            return self.relays.iter().flatten().map(|relay| relay.address.to_string()).collect();
+        }
+        self.chain.edges.iter().flat_map(|edge| edge.ready.tunnel.first().cloned()).collect()
+    }
+
     async fn gateway(&self, index: usize) -> Child {
         let (folder, name) = (self.chain.folder(), format!("gw-{}", index + 1));
         if !folder.join(format!("{name}.pem")).exists() {
             let subject = Subject::Gateway { name: name.clone(), services: vec![SERVICE.to_owned()] };
             ca::issue(folder, folder, &subject, ca::DAYS).expect("a certificate");
         }
-        let pops: Vec<_> = self.chain.edges.iter().flat_map(|edge| edge.ready.tunnel.first()).collect();
+        let pops = self.dialled();
         let upstream = self.upstreams.get(index).or(self.upstreams.first()).expect("an upstream");
         let text = format!(
             "name = \"{name}\"\npops = {pops:?}\npops_wanted = {wanted}\nadmin = \"127.0.0.1:0\"\n\n\
-             [tunnel]\ncert = \"{name}.pem\"\nkey = \"{name}.key\"\nca = \"tunnel-ca.pem\"\n\n\
-             [[service]]\nname = \"{SERVICE}\"\nupstreams = [\"{upstream}\"]\n\n{QUIET}",
+             [tunnel]\ncert = \"{name}.pem\"\nkey = \"{name}.key\"\nca = \"tunnel-ca.pem\"\n{}\n\
+             [[service]]\nname = \"{SERVICE}\"\nupstreams = [\"{upstream}\"]\n{}\n{QUIET}",
+            self.plan.tunnel,
+            (self.plan.service)(index),
             wanted = pops.len(),
         );
         let config = folder.join(format!("{name}.toml"));

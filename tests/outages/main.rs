@@ -17,6 +17,8 @@ mod drains;
 mod gateways;
 mod links;
 mod load;
+mod paths;
 mod pops;
+mod relay;
 mod report;
 mod upstreams;

@@ -7,12 +7,12 @@ use tokio::task::JoinSet;
 use trunkline::clock;
 
 use crate::client::{Client, MULTIPLEXED, Protocol};
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Plan};
 use crate::load::{Kind, Load};
 
 #[tokio::test]
 async fn row_9_the_upstream_behind_a_gateway_dies() {
-    let mut cluster = Cluster::with(1, 2, true).await;
+    let mut cluster = Cluster::with(Plan { apart: true, ..Plan::new(1, 2) }).await;
     let load = Load::start(&cluster);
     load.warm().await;
     let killed = clock::now();

@@ -27,6 +27,7 @@ tunnel_metrics! {
     links: Gauge = "trunkline_tunnel_links", "Links with a finished handshake";
     links_opened: Counter<u64, AtomicU64> = "trunkline_tunnel_links_opened", "Links that finished their handshake";
     links_failed: Counter<u64, AtomicU64> = "trunkline_tunnel_links_failed", "Links that failed before or during their handshake";
+    links_refused: Counter<u64, AtomicU64> = "trunkline_tunnel_links_refused", "Links refused because their gateway has too many";
     suspicions: Counter<u64, AtomicU64> = "trunkline_tunnel_suspicions", "Links suspected of being dead";
     false_suspicions: Counter<u64, AtomicU64> = "trunkline_tunnel_false_suspicions", "Suspected links that were heard again";
     verdicts: Counter<u64, AtomicU64> = "trunkline_tunnel_verdicts", "Links closed because nothing was heard";

@@ -133,6 +133,19 @@ impl Cluster {
         self.kill(if carried[0] > 0 { 0 } else { 1 }).await;
     }
 
+    /// Has a PoP name another one to go to when it drains. It is started anew for that.
+    pub async fn name_next(&mut self, pop: usize, next: usize) {
+        let child = &mut self.chain.edges[pop];
+        child.signal(libc::SIGKILL);
+        child.ended().await;
+        let config = self.chain.folder().join(format!("{}.toml", self.chain.edges[pop].name));
+        let text = fs::read_to_string(&config).expect("edge.toml");
+        let (tunnel, http3) = (&self.chain.edges[next].ready.tunnel[0], self.chain.http3(next));
+        let named = format!("{text}\n[[pop]]\ntunnel = \"{tunnel}\"\nhttp3 = \"{http3}\"\n");
+        fs::write(&config, named).expect("edge.toml");
+        self.chain.restart_edge(pop).await;
+    }
+
     /// Starts a gateway again under its name.
     pub async fn restart(&mut self, gateway: usize) {
         self.restart_wanting(gateway, self.chain.edges.len()).await;

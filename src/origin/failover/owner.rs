@@ -80,8 +80,8 @@ impl OriginOwner {
         if link.state() != LinkState::Registering {
             return;
         }
-        let services = answer.accepted.join(",");
-        tracing::info!(pop = %link.peer().node(), worker = link.worker(), services, "tunnel ready");
+        let (services, pops) = (answer.accepted.join(","), answer.pops.join(","));
+        tracing::info!(pop = %link.peer().node(), worker = link.worker(), services, pops, "tunnel ready");
         link.set_state(LinkState::Ready);
         self.dialler.held.lock().push(link.clone());
         if let Some(pop) = self.dialler.supervisor.pops().get(self.pop) {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, ORIGIN};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
@@ -40,8 +41,8 @@ const HEAD_MAX: usize = 16 << 10;
 const FIELDS_MAX: usize = 64;
 
 type Answer = Response<Full<Bytes>>;
-/// Answers a request for a path.
-type Respond = fn(&Admin, &str) -> Answer;
+/// Answers a request.
+type Respond = fn(&Admin) -> Answer;
 
 const JSON: &str = "application/json";
 const PLAIN: &str = "text/plain; charset=utf-8";
@@ -58,9 +59,13 @@ pub struct Admin {
     pub status: Report,
     /// Drained by `POST /drain`.
     pub shutdown: Shutdown,
-    /// What only this binary can be asked: paths of POST, and what each does and answers. As `status`, must not block.
-    pub commands: Vec<(&'static str, Report)>,
+    /// What only this binary can be asked: paths of POST, and what each does.
+    pub commands: Vec<(&'static str, Command)>,
 }
+
+/// Does what it is asked, given the query of the path, and answers; or says why not. Called on the admin listener's thread,
+/// must not block; what takes long may be dropped after [`CONNECTION_TIMEOUT`].
+pub type Command = Box<dyn Fn(&str) -> BoxFuture<'static, Result<Value, String>> + Send + Sync>;
 
 /// Something the admin listener asks the process.
 pub type Report = Box<dyn Fn() -> Value + Send + Sync>;
@@ -99,7 +104,7 @@ async fn accept(socket: AdminSocket, admin: Arc<Admin>, tasks: &Tasks) {
 }
 
 async fn converse(stream: Stream, admin: &Admin) {
-    let service = service_fn(async |request: Request<Incoming>| Ok::<_, Infallible>(admin.answer(&request)));
+    let service = service_fn(async |request: Request<Incoming>| Ok::<_, Infallible>(admin.answer(&request).await));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
@@ -113,17 +118,18 @@ async fn converse(stream: Stream, admin: &Admin) {
 }
 
 impl Admin {
-    fn answer<B>(&self, request: &Request<B>) -> Answer {
+    async fn answer<B>(&self, request: &Request<B>) -> Answer {
         let read = [Method::GET, Method::HEAD];
         let path = request.uri().path();
+        let command = self.commands.iter().find(|(name, _)| *name == path).map(|(_, command)| command);
         let (allowed, answer): (&[Method], Respond) = match path {
-            "/metrics" => (&read, |admin, _| admin.metrics()),
-            "/healthz" => (&read, |_, _| text(StatusCode::OK, PLAIN, "ok\n")),
-            "/readyz" => (&read, |admin, _| admin.ready()),
-            "/status" => (&read, |admin, _| json_text(StatusCode::OK, &(admin.status)())),
-            "/drain" => (&[Method::POST], |admin, _| admin.drain()),
-            _ if self.command(path).is_some() => (&[Method::POST], Self::run),
-            _ => return text(StatusCode::NOT_FOUND, PLAIN, "not found\n"),
+            "/metrics" => (&read, Self::metrics),
+            "/healthz" => (&read, |_| text(StatusCode::OK, PLAIN, "ok\n")),
+            "/readyz" => (&read, Self::ready),
+            "/status" => (&read, |admin| json_text(StatusCode::OK, &(admin.status)())),
+            "/drain" => (&[Method::POST], Self::drain),
+            _ if command.is_some() => (&[Method::POST], |_| not_found()),
+            _ => return not_found(),
         };
         if !allowed.contains(request.method()) {
             return not_allowed(allowed);
@@ -132,19 +138,10 @@ impl Admin {
         if request.method() == Method::POST && request.headers().contains_key(ORIGIN) {
             return text(StatusCode::FORBIDDEN, PLAIN, "not for web pages\n");
         }
-        answer(self, path)
-    }
-
-    fn command(&self, path: &str) -> Option<&Report> {
-        self.commands.iter().find(|(name, _)| *name == path).map(|(_, command)| command)
-    }
-
-    fn run(&self, path: &str) -> Answer {
-        tracing::info!(path, "asked for by the admin listener");
-        self.command(path).map_or_else(
-            || text(StatusCode::NOT_FOUND, PLAIN, "not found\n"),
-            |command| json_text(StatusCode::ACCEPTED, &command()),
-        )
+        match command {
+            Some(command) => run(path, command, request.uri().query().unwrap_or_default()).await,
+            None => answer(self),
+        }
     }
 
     fn metrics(&self) -> Answer {
@@ -166,6 +163,19 @@ impl Admin {
         self.shutdown.start_drain();
         json_text(StatusCode::ACCEPTED, &json!({ "draining": true }))
     }
+}
+
+/// Does what an operator asks.
+async fn run(path: &str, command: &Command, query: &str) -> Answer {
+    tracing::info!(path, query, "asked for by the admin listener");
+    match command(query).await {
+        Ok(value) => json_text(StatusCode::ACCEPTED, &value),
+        Err(reason) => json_text(StatusCode::CONFLICT, &json!({ "error": reason })),
+    }
+}
+
+fn not_found() -> Answer {
+    text(StatusCode::NOT_FOUND, PLAIN, "not found\n")
 }
 
 fn text(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Answer {

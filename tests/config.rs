@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 use trunkline::ca::{self, Subject};
 use trunkline::config::{
-    AdminListen, EdgeConfig, Errors, HostPattern, LogFormat, OriginConfig, UpstreamScheme, UpstreamTarget,
+    AdminListen, EdgeConfig, Errors, HostPattern, LogFormat, OriginConfig, PopAddress, UpstreamScheme, UpstreamTarget,
 };
 
 /// The files that the configurations name: certificates and keys, a folder, an empty file.
@@ -176,6 +176,9 @@ fn what_is_typed_is_what_is_checked() {
     let wanted = [HostPattern::Exact(www), HostPattern::Wildcard(org), HostPattern::Exact(v4), HostPattern::Exact(v6)];
     assert_eq!(edge.services.first().expect("a service").hosts, wanted);
     assert_eq!(edge.services.last().expect("a service").hosts, [HostPattern::Any]);
+    let pops: Vec<_> = edge.pops.iter().map(|pop| (pop.tunnel.to_string(), pop.http3.as_ref())).collect();
+    assert_eq!(pops[0], ("pop-c.example.net:7844".into(), Some(&PopAddress { host: "2001:db8::7".into(), port: 443 })));
+    assert_eq!(pops[1], ("192.0.2.7:7844".into(), None));
     assert!(!edge.http3.enabled && edge.http3.alt_svc_max_age.is_zero() && edge.drain.timeout.is_zero());
     assert_eq!((edge.log.format, edge.log.access), (LogFormat::Json, false));
 }

@@ -16,8 +16,8 @@ use tokio::net::{TcpStream, UnixStream};
 use crate::config::AdminListen;
 use crate::task::{Shutdown, Tasks};
 
-/// For the whole conversation.
-const TIMEOUT: Duration = Duration::from_secs(5);
+/// For the whole conversation: longer than the longest command takes.
+const TIMEOUT: Duration = Duration::from_secs(14);
 /// Longest answer, bytes.
 const ANSWER_MAX: usize = 16 << 20;
 
@@ -36,24 +36,52 @@ pub enum AskError {
     /// The answer says no.
     #[error("the admin listener answered {0}")]
     Status(u16),
+    /// The process says why not.
+    #[error("{0}")]
+    Refused(String),
 }
 
 /// What a running process knows of itself, as text for people or as JSON.
 ///
 /// # Errors
-/// When nobody answers within five seconds, or the answer is not a success.
+/// When nobody answers in time, or the answer is not a success.
 pub fn status(listen: Option<&AdminListen>, json: bool) -> Result<String, AskError> {
     let body = ask(listen, Method::GET, "/status")?;
-    let status: Value = serde_json::from_slice(&body).map_err(|error| AskError::Http(error.to_string()))?;
+    let status = parse(&body)?;
     Ok(if json { format!("{status:#}\n") } else { as_text(&status) })
 }
 
 /// Starts the drain of a running process, as SIGTERM does.
 ///
 /// # Errors
-/// When nobody answers within five seconds, or the answer is not a success.
+/// When nobody answers in time, or the answer is not a success.
 pub fn drain(listen: Option<&AdminListen>) -> Result<String, AskError> {
     ask(listen, Method::POST, "/drain").map(|_| "draining\n".to_owned())
+}
+
+/// Moves the tunnels of a running origin to the PoP `to` (name or address), or back to the order of its configuration.
+///
+/// # Errors
+/// When nobody answers in time, or the tunnels stay where they are; the message says why.
+pub fn migrate(listen: Option<&AdminListen>, to: Option<&str>, json: bool) -> Result<String, AskError> {
+    let path = match to {
+        // Names and addresses need no escaping; anything else must not become another request.
+        Some(to) if to.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:[]".contains(&byte)) => {
+            format!("/migrate?to={}", to.replace('[', "%5B").replace(']', "%5D"))
+        }
+        Some(to) => return Err(AskError::Refused(format!("`{to}` is neither the name nor the address of a PoP"))),
+        None => "/migrate/auto".to_owned(),
+    };
+    let moved = parse(&ask(listen, Method::POST, &path)?)?;
+    if json {
+        return Ok(format!("{moved:#}\n"));
+    }
+    let mut out = match (to, moved.get("millis")) {
+        (Some(to), Some(millis)) => format!("{to} is held after {millis} ms\n"),
+        _ => "back to the order of the configuration\n".to_owned(),
+    };
+    write_pops(&mut out, &moved);
+    Ok(out)
 }
 
 /// Sends one request to the admin listener of a running process and returns the body.
@@ -90,7 +118,15 @@ where
     let status = response.status();
     let body = Limited::new(response.into_body(), ANSWER_MAX).collect().await;
     let body = body.map_err(|error| AskError::Http(error.to_string()))?.to_bytes();
-    if status.is_success() { Ok(body) } else { Err(AskError::Status(status.as_u16())) }
+    let reason = || parse(&body).ok()?.get("error")?.as_str().map(ToOwned::to_owned);
+    match status.is_success() {
+        true => Ok(body),
+        false => Err(reason().map_or(AskError::Status(status.as_u16()), AskError::Refused)),
+    }
+}
+
+fn parse(body: &[u8]) -> Result<Value, AskError> {
+    serde_json::from_slice(body).map_err(|error| AskError::Http(error.to_string()))
 }
 
 /// The answer to `/status` for people: a line about the process, then one per tunnel in columns.
@@ -115,6 +151,7 @@ fn as_text(status: &Value) -> String {
         let line = format!("{peer:<16} {address:<24} {state:<11} {in_flight:>9} {rtt:>10}  {}", notes(tunnel));
         let _ = writeln!(out, "{}", line.trim_end());
     }
+    write_pops(&mut out, status);
     push_events(&mut out, status.get("events").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default());
     out
 }
@@ -151,6 +188,20 @@ fn push_events(out: &mut String, events: &[Value]) {
     }
 }
 
+/// The PoPs of an origin in columns, if there are any.
+fn write_pops(out: &mut String, status: &Value) {
+    let pops = status.get("pops").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    if !pops.is_empty() {
+        let _ = writeln!(out, "{:<16} {:<32} {:<6} {:>5}", "POP", "ADDRESS", "ROLE", "LINKS");
+    }
+    for pop in pops {
+        let text = |key: &str| pop.get(key).and_then(Value::as_str).unwrap_or("-");
+        let ready = pop.get("ready").and_then(Value::as_u64).unwrap_or(0);
+        let chosen = if pop.get("chosen") == Some(&Value::Bool(true)) { "  chosen" } else { "" };
+        let _ = writeln!(out, "{:<16} {:<32} {:<6} {ready:>5}{chosen}", text("pop"), text("address"), text("role"));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -172,6 +223,25 @@ mod tests {
             AT                          EVENT        TIMES  FROM -> TO                               MS BYTES AGAIN\n\
             2026-11-22T23:07:03.000001Z resume           2  gw-1#1 -> gw-1#2                        151        1200\n";
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn the_pops_of_an_origin_show_their_roles_and_the_operators_choice() {
+        let status = json!({"gateway": "gw-1", "pops": [
+            {"pop": "pop-a", "address": "a.test:1", "role": "Warm", "ready": 2, "chosen": false},
+            {"pop": null, "address": "b.test:1", "role": "Held", "ready": 0, "chosen": true},
+        ]});
+        let expected = "gw-1: 0 tunnels, 0 bytes kept for resuming\n\
+            POP              ADDRESS                          ROLE   LINKS\n\
+            pop-a            a.test:1                         Warm       2\n\
+            -                b.test:1                         Held       0  chosen\n";
+        assert_eq!(as_text(&status), expected);
+    }
+
+    #[test]
+    fn what_is_no_name_is_not_asked_for() {
+        let error = migrate(None, Some("a&b"), false).unwrap_err().to_string();
+        assert!(error.contains("`a&b`"), "{error}");
     }
 
     #[test]

@@ -24,7 +24,15 @@ fn admin(shutdown: &Shutdown) -> Admin {
         readiness,
         status: Box::new(|| json!({ "tunnels": 2 })),
         shutdown: shutdown.clone(),
-        commands: vec![("/links/close", Box::new(|| json!({ "closed": 1 })))],
+        commands: vec![(
+            "/links/close",
+            Box::new(|query: &str| {
+                let query = query.to_owned();
+                Box::pin(
+                    async move { if query == "none" { Err("no link".into()) } else { Ok(json!({ "closed": 1 })) } },
+                )
+            }),
+        )],
     }
 }
 
@@ -153,6 +161,8 @@ async fn a_command_of_the_binary_is_run_by_post_alone_and_not_by_web_pages() {
     let running = running().await;
     let answer = running.ask("POST", "/links/close", "").await;
     assert_eq!((status(&answer), body(&answer)), ("202", "{\"closed\":1}\n"));
+    let refused = running.ask("POST", "/links/close?none", "").await;
+    assert_eq!((status(&refused), body(&refused)), ("409", "{\"error\":\"no link\"}\n"));
     assert_eq!(status(&running.ask("GET", "/links/close", "").await), "405");
     assert_eq!(status(&running.ask("POST", "/links/close", "origin: https://evil.test\r\n").await), "403");
     assert_eq!(status(&running.ask("POST", "/links", "").await), "404");

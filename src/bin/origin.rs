@@ -30,6 +30,28 @@ enum Command {
     Status(Ask),
     /// Drain a running origin, as SIGTERM does. Needs `admin` in its configuration.
     Drain(File),
+    /// Move the tunnels of a running origin to another PoP: it comes first until the process ends, and others are let go
+    /// when it is ready. Needs `admin` in the configuration.
+    Migrate(Migrate),
+}
+
+#[derive(clap::Args)]
+struct Migrate {
+    #[command(flatten)]
+    ask: Ask,
+    #[command(flatten)]
+    to: To,
+}
+
+#[derive(clap::Args)]
+#[group(required = true, multiple = false)]
+struct To {
+    /// The PoP: its name, or its address as in `pops`, with or without the port.
+    #[arg(long, value_name = "POP")]
+    to: Option<String>,
+    /// Back to the order of the configuration.
+    #[arg(long)]
+    auto: bool,
 }
 
 #[derive(clap::Args)]
@@ -55,6 +77,9 @@ fn main() -> ExitCode {
             with_config(&args.file.config, |config| told(client::status(config.admin.as_ref(), args.json)))
         }
         Command::Drain(file) => with_config(&file.config, |config| told(client::drain(config.admin.as_ref()))),
+        Command::Migrate(Migrate { ask, to }) => with_config(&ask.file.config, |config| {
+            told(client::migrate(config.admin.as_ref(), to.to.as_deref(), ask.json))
+        }),
         Command::Check(file) => with_config(&file.config, |config| {
             println!("{}: ok, gateway {}", file.config.display(), config.name);
             Exit::Ok

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::origin::PopAddress;
 use super::raw;
 use super::report::Errors;
 use super::values::{AdminListen, Drain, HostPattern, Log, TunnelIdentity, TunnelLimits};
@@ -33,6 +34,8 @@ pub struct EdgeConfig {
     pub tunnel: EdgeTunnel,
     /// What is served.
     pub services: Vec<EdgeService>,
+    /// Other PoPs, in the order in which to go to them when this one drains. None by default.
+    pub pops: Vec<NextPop>,
     /// Bounds on clients.
     pub limits: Limits,
     /// HTTP/3 and how it is announced.
@@ -84,6 +87,15 @@ pub struct EdgeService {
     pub hosts: Vec<HostPattern>,
     /// From the request's end to the response head. Default 60 s.
     pub response_timeout: Duration,
+}
+
+/// Another PoP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NextPop {
+    /// Where origins dial it, spelt as in their `pops`.
+    pub tunnel: PopAddress,
+    /// Where clients reach its HTTP/3; without it they are not told of it.
+    pub http3: Option<PopAddress>,
 }
 
 /// Bounds on what clients may use. Each has a metric.

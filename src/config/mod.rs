@@ -10,7 +10,7 @@ mod raw;
 mod report;
 mod values;
 
-pub use edge::{EdgeConfig, EdgeService, EdgeTunnel, Http3, Limits, TlsCertificate};
+pub use edge::{EdgeConfig, EdgeService, EdgeTunnel, Http3, Limits, NextPop, TlsCertificate};
 pub use origin::{
     OriginConfig, OriginService, OriginTunnel, PopAddress, Upstream, UpstreamLimits, UpstreamScheme, UpstreamTarget,
 };

@@ -1,5 +1,6 @@
 //! The checked configuration of `origin`.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -58,6 +59,13 @@ pub struct PopAddress {
     pub host: String,
     /// UDP port.
     pub port: u16,
+}
+
+impl fmt::Display for PopAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { host, port } = self;
+        if host.contains(':') { write!(f, "[{host}]:{port}") } else { write!(f, "{host}:{port}") }
+    }
 }
 
 /// The origin's end of the tunnels.

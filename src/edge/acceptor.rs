@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use quinn::{Connection, Endpoint, Incoming};
 
+use super::crowd::{Crowd, LINKS_MAX};
 use super::dispatch::tunnels::{EdgeOwner, Tunnels};
 use crate::task::Tasks;
 use crate::tunnel::code::CloseCode;
@@ -33,6 +34,10 @@ pub struct Acceptor {
     pub peers: Arc<Peers>,
     /// The table that links enter.
     pub tunnels: Arc<Tunnels>,
+    /// Links of each gateway.
+    pub crowd: Arc<Crowd>,
+    /// Where origins dial the other PoPs, for REGISTERED.
+    pub pops: Vec<String>,
     /// Owner of the links.
     pub tasks: Tasks,
 }
@@ -77,17 +82,24 @@ impl Acceptor {
                 return Err(LinkError::Identity(reason));
             }
         };
+        let Some(place) = self.crowd.enter(&name) else {
+            let reason = format!("gateway {name} has {LINKS_MAX} links already");
+            self.peers.metrics().links_refused.inc();
+            connection.close(CloseCode::Busy.varint(), reason.as_bytes());
+            return Err(LinkError::Refused(reason));
+        };
         let check = |hello: &Hello| match hello.node == name && hello.serves {
             true => Ok(()),
             false => Err(format!("a certificate for gateway {name}, but HELLO says {}", hello.node)),
         };
         let established = link::handshake(connection, &self.peers, self.hello, false, self.worker, check);
         let (link, control) = established.await?;
-        let owner = Arc::new(EdgeOwner { tunnels: self.tunnels, granted, pops: Vec::new() });
+        let owner = Arc::new(EdgeOwner { tunnels: self.tunnels, granted, pops: self.pops });
         let tasks = self.tasks.clone();
         self.tasks.spawn(async move {
             let node = link.peer().node().clone();
             let error = link::run(link, control, owner, &tasks).await;
+            drop(place);
             tracing::info!(gateway = %node, reason = %error, "tunnel closed");
         });
         Ok(())

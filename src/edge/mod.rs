@@ -2,6 +2,7 @@
 
 mod acceptor;
 mod body;
+mod crowd;
 pub mod dispatch;
 pub mod filter;
 pub mod listener;

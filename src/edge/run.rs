@@ -15,6 +15,7 @@ use tokio::runtime::Builder;
 use tokio_util::sync::CancellationToken;
 
 use super::acceptor::{Acceptor, accept_links};
+use super::crowd::Crowd;
 use super::dispatch::allowance::Allowance;
 use super::dispatch::tunnels::Tunnels;
 use super::dispatch::{Dispatch, DispatchMetrics, REPLAY_BYTES_MAX};
@@ -23,6 +24,7 @@ use super::listener::admission::Admission;
 use super::listener::alt_svc::AltSvc;
 use super::listener::h3;
 use super::listener::metrics::ListenerMetrics;
+use super::listener::parting::Parting;
 use super::listener::quic::{self, QuicListener, serve_quic};
 use super::listener::socket::{ClientSockets, bind_client};
 use super::listener::tcp::{self, serve_tcp};
@@ -120,6 +122,7 @@ struct Shared {
     dispatch_metrics: DispatchMetrics,
     replay_budget: Arc<Budget>,
     hello: Hello,
+    crowd: Arc<Crowd>,
     /// Listeners with their connections, and requests: a drain waits for them.
     clients: Tasks,
     /// Links: they live until the clients are done.
@@ -173,7 +176,7 @@ impl Process {
         let drained = async {
             self.shutdown.draining().await;
             let deadline_millis = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
-            shared.tunnels.announce_drain(&Drain { reason: "shutdown".into(), deadline_millis, next: Vec::new() });
+            shared.tunnels.announce_drain(Drain { reason: "shutdown".into(), deadline_millis, next: shared.next() });
             let handover = tokio::time::timeout(HANDOVER_TIMEOUT.min(timeout), handed_over(&shared.tunnels));
             // Clients first, tunnels last: these serve what is in flight.
             let _ = tokio::join!(handover, shared.clients.wait());
@@ -250,6 +253,7 @@ impl Shared {
             dispatch_metrics: DispatchMetrics::register(registry),
             replay_budget: Arc::new(Budget::new(REPLAY_BYTES_MAX)),
             hello,
+            crowd: Arc::default(),
             clients: Tasks::new(shutdown.clone()),
             links,
             end: CancellationToken::new(),
@@ -266,6 +270,11 @@ impl Shared {
             "tunnels": self.tunnels.status(),
             "events": self.peers.events().status(),
         })
+    }
+
+    /// Where origins dial the other PoPs.
+    fn next(&self) -> Vec<String> {
+        self.config.pops.iter().map(|pop| pop.tunnel.to_string()).collect()
     }
 
     fn spine(&self, worker: usize) -> Spine {
@@ -289,9 +298,10 @@ fn bind(config: &EdgeConfig) -> Result<(Vec<Sockets>, Ready), RunError> {
     ready.tunnel.extend(tunnel.first().and_then(|socket| socket.local_addr().ok()).map(|a| a.to_string()));
     let mut sockets: Vec<_> =
         tunnel.into_iter().map(|tunnel| Sockets { udp: Vec::new(), tcp: Vec::new(), tunnel }).collect();
+    let next: Vec<_> = config.pops.iter().filter_map(|pop| pop.http3.clone()).collect();
     for address in &config.listen {
         let ClientSockets { address, udp, tcp } = bind_client(*address, config.workers, config.http3.enabled)?;
-        let alt_svc = AltSvc::new(&config.http3, address.port());
+        let alt_svc = AltSvc::new(&config.http3, address.port(), &next);
         if !udp.is_empty() {
             ready.http3.push(address.to_string());
         }
@@ -356,6 +366,7 @@ impl Servers {
 async fn work(shared: &Arc<Shared>, worker: Worker, servers: Servers, sockets: Sockets) -> io::Result<()> {
     let (limits, spine) = (shared.edge.limits.clone(), shared.spine(worker.index()));
     let admission = if worker.index() == 0 { shared.admission.clone() } else { shared.admission.for_worker() };
+    let parting = Parting::new(&admission, shared.config.drain.timeout);
     // A listener ends when its last connection does: a drain waits for the clients through it.
     let listeners = shared.clients.clone();
     for (socket, alt_svc) in sockets.udp {
@@ -366,9 +377,9 @@ async fn work(shared: &Arc<Shared>, worker: Worker, servers: Servers, sockets: S
             admission: admission.clone(),
             metrics: shared.listener_metrics.clone(),
             tasks: shared.clients.clone(),
-            alt_svc,
+            alt_svc: alt_svc.clone(),
         };
-        let (spine, context) = (spine.clone(), h3_context(shared));
+        let (spine, context) = (spine.clone(), h3_context(shared, alt_svc, parting.clone()));
         let connection = move |connection, client| h3::connection(connection, client, spine.clone(), context.clone());
         listeners.spawn(async move {
             if let Err(error) = serve_quic(endpoint, listener, connection).await {
@@ -384,6 +395,7 @@ async fn work(shared: &Arc<Shared>, worker: Worker, servers: Servers, sockets: S
             metrics: shared.listener_metrics.clone(),
             tasks: shared.clients.clone(),
             alt_svc,
+            parting: parting.clone(),
             tls: servers.tcp.clone(),
         };
         let spine = spine.clone();
@@ -400,6 +412,8 @@ async fn work(shared: &Arc<Shared>, worker: Worker, servers: Servers, sockets: S
         hello,
         peers: shared.peers.clone(),
         tunnels: shared.tunnels.clone(),
+        crowd: shared.crowd.clone(),
+        pops: shared.next(),
         tasks: shared.links.clone(),
     };
     tokio::select! {
@@ -411,11 +425,13 @@ async fn work(shared: &Arc<Shared>, worker: Worker, servers: Servers, sockets: S
     Ok(())
 }
 
-fn h3_context(shared: &Shared) -> h3::Context {
+fn h3_context(shared: &Shared, alt_svc: AltSvc, parting: Parting) -> h3::Context {
     h3::Context {
         limits: shared.edge.limits.clone(),
         name: shared.edge.name.clone(),
         metrics: shared.h3_metrics.clone(),
         tasks: shared.clients.clone(),
+        alt_svc,
+        parting,
     }
 }

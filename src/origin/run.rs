@@ -2,6 +2,7 @@
 //! current-thread runtime and its own links.
 
 use std::collections::HashMap;
+use std::future::ready;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -9,13 +10,14 @@ use std::thread;
 use std::time::Duration;
 
 use prometheus_client::registry::Registry;
+use serde_json::{Value, json};
 use tokio::runtime::Builder;
 use tokio_util::sync::CancellationToken;
 
 use super::failover::{Dialler, Holder, Supervisor};
 use super::gateway::{Gateway, Service};
 use super::upstream::{UpstreamMetrics, UpstreamSetupError, Upstreams};
-use crate::admin::{self, Admin, AdminSocket, Readiness, Report};
+use crate::admin::{self, Admin, AdminSocket, Command, Readiness, Report};
 use crate::config::OriginConfig;
 use crate::exit::Exit;
 use crate::observe::access::AccessLog;
@@ -160,20 +162,32 @@ async fn settle(dialler: &Dialler) {
     }
 }
 
-/// What an operator can ask of an origin: `POST /links/close` closes the link that carries most, and it is dialled again.
-fn commands(dialler: &Arc<Dialler>) -> Vec<(&'static str, Report)> {
-    let dialler = dialler.clone();
-    vec![("/links/close", Box::new(move || serde_json::json!({ "closed": dialler.close_busiest() })))]
+/// What an operator can ask of an origin: `POST /links/close` closes the link that carries most, and it is dialled again;
+/// `POST /migrate?to=POP` moves the tunnels to a PoP, `POST /migrate/auto` back to the order of the configuration.
+fn commands(dialler: &Arc<Dialler>) -> Vec<(&'static str, Command)> {
+    let (closing, moving, back) = (dialler.clone(), dialler.clone(), dialler.clone());
+    vec![
+        ("/links/close", Box::new(move |_| Box::pin(ready(Ok(json!({ "closed": closing.close_busiest() })))))),
+        ("/migrate", Box::new(move |query| Box::pin(migrate(moving.clone(), query.to_owned())))),
+        ("/migrate/auto", Box::new(move |_| Box::pin(ready(Ok(back.supervisor.forget_choice()))))),
+    ]
+}
+
+async fn migrate(dialler: Arc<Dialler>, query: String) -> Result<Value, String> {
+    let to = query.strip_prefix("to=").filter(|to| !to.is_empty()).ok_or("say where: POST /migrate?to=POP")?;
+    let to = to.replace("%5B", "[").replace("%5D", "]").replace("%3A", ":");
+    dialler.supervisor.migrate(&to).await.map_err(|error| error.to_string())
 }
 
 fn status_of(name: &str, dialler: &Arc<Dialler>) -> Report {
     let (name, dialler) = (name.to_owned(), dialler.clone());
     Box::new(move || {
-        serde_json::json!({
+        json!({
             "gateway": name,
             "version": env!("CARGO_PKG_VERSION"),
             "draining": dialler.links.shutdown().is_draining(),
             "retained_bytes": dialler.peers.settings().budget.used(),
+            "pops": dialler.supervisor.status(),
             "tunnels": dialler.status(),
             "events": dialler.peers.events().status(),
         })
@@ -267,7 +281,14 @@ fn start_workers(
 fn holders(config: &OriginConfig, worker: usize, count: usize) -> Vec<Holder> {
     let links = config.tunnel.links;
     let all = config.pops.iter().enumerate().flat_map(|(pop, address)| {
-        (0..links).map(move |number| Holder { pop, address: address.clone(), number, worker, target: None })
+        (0..links).map(move |number| Holder {
+            pop,
+            address: address.clone(),
+            number,
+            worker,
+            target: None,
+            known: Vec::new(),
+        })
     });
     all.filter(|holder| (holder.pop + holder.number) % count == worker).collect()
 }

@@ -281,7 +281,7 @@ mod tests {
     #[test]
     fn a_passing_receive_error_is_survived_and_a_lasting_one_is_not() {
         let mut received = Received::new();
-        let mut refused = |received: &mut Received| {
+        let refused = |received: &mut Received| {
             received.fill(|_, _| Err(io::ErrorKind::ConnectionRefused.into())).unwrap_err();
             received.is_broken()
         };

@@ -28,6 +28,7 @@ tunnel_metrics! {
     links: Gauge = "trunkline_tunnel_links", "Links with a finished handshake";
     links_opened: Counter<u64, AtomicU64> = "trunkline_tunnel_links_opened", "Links that finished their handshake";
     links_failed: Counter<u64, AtomicU64> = "trunkline_tunnel_links_failed", "Links that failed before or during their handshake";
+    links_refused: Counter<u64, AtomicU64> = "trunkline_tunnel_links_refused", "Links refused because their gateway has too many";
     exchanges: Counter<u64, AtomicU64> = "trunkline_tunnel_exchanges", "Exchanges opened or taken";
     detached: Counter<u64, AtomicU64> = "trunkline_tunnel_detached", "Exchanges that lost the stream they rode on";
     bytes_again: Counter<u64, AtomicU64> = "trunkline_tunnel_resumed_bytes", "Bytes sent again by resuming";

@@ -95,7 +95,7 @@ impl Cluster {
                 cluster.upstreams.push(child.ready.http2.first().expect("an address").clone());
                 cluster.more.push(child);
             }
-            let gateway = cluster.gateway(index).await;
+            let gateway = cluster.gateway(index, cluster.dialled().len()).await;
             cluster.gateways.push(gateway);
         }
         for pop in 0..pops {
@@ -130,7 +130,8 @@ impl Cluster {
         self.chain.edges.iter().flat_map(|edge| edge.ready.tunnel.first().cloned()).collect()
     }
 
-    async fn gateway(&self, index: usize) -> Child {
+    /// Starts a gateway that holds `wanted` PoPs. Its configuration has the admin address that it got, for commands.
+    async fn gateway(&self, index: usize, wanted: usize) -> Child {
         let (folder, name) = (self.chain.folder(), format!("gw-{}", index + 1));
         if !folder.join(format!("{name}.pem")).exists() {
             let subject = Subject::Gateway { name: name.clone(), services: vec![SERVICE.to_owned()] };
@@ -138,19 +139,27 @@ impl Cluster {
         }
         let pops = self.dialled();
         let upstream = self.upstreams.get(index).or(self.upstreams.first()).expect("an upstream");
-        let text = format!(
-            "name = \"{name}\"\npops = {pops:?}\npops_wanted = {wanted}\nadmin = \"127.0.0.1:0\"\n\n\
-             [tunnel]\ncert = \"{name}.pem\"\nkey = \"{name}.key\"\nca = \"tunnel-ca.pem\"\n{}\n\
-             [[service]]\nname = \"{SERVICE}\"\nupstreams = [\"{upstream}\"]\n{}\n{QUIET}",
-            self.plan.tunnel,
-            (self.plan.service)(index),
-            wanted = pops.len(),
-        );
-        let config = folder.join(format!("{name}.toml"));
-        fs::write(&config, text).expect("origin.toml");
+        let text = |admin: &str| {
+            format!(
+                "name = \"{name}\"\npops = {pops:?}\npops_wanted = {wanted}\nadmin = \"{admin}\"\n\n\
+                 [tunnel]\ncert = \"{name}.pem\"\nkey = \"{name}.key\"\nca = \"tunnel-ca.pem\"\n{}\n\
+                 [[service]]\nname = \"{SERVICE}\"\nupstreams = [\"{upstream}\"]\n{}\n{QUIET}",
+                self.plan.tunnel,
+                (self.plan.service)(index),
+            )
+        };
+        let config = self.config(index);
+        fs::write(&config, text("127.0.0.1:0")).expect("origin.toml");
         let args = ["run", "-c", config.to_str().expect("UTF-8")];
         let started = Child::start(&name, origin_binary(), &args, &self.log(&name)).await;
-        started.unwrap_or_else(|error| panic!("{error}"))
+        let started = started.unwrap_or_else(|error| panic!("{error}"));
+        fs::write(&config, text(&admin(&started).to_string())).expect("origin.toml");
+        started
+    }
+
+    /// The configuration of a gateway.
+    pub fn config(&self, gateway: usize) -> PathBuf {
+        self.chain.folder().join(format!("gw-{}.toml", gateway + 1))
     }
 
     fn log(&self, name: &str) -> PathBuf {
@@ -178,16 +187,51 @@ impl Cluster {
         self.kill(if carried[0] > 0 { 0 } else { 1 }).await;
     }
 
+    /// Has a PoP name another one to go to when it drains. It is started anew for that.
+    pub async fn name_next(&mut self, pop: usize, next: usize) {
+        let child = &mut self.chain.edges[pop];
+        child.signal(libc::SIGKILL);
+        child.ended().await;
+        let config = self.chain.folder().join(format!("{}.toml", self.chain.edges[pop].name));
+        let text = fs::read_to_string(&config).expect("edge.toml");
+        let (tunnel, http3) = (&self.chain.edges[next].ready.tunnel[0], self.chain.http3(next));
+        let named = format!("{text}\n[[pop]]\ntunnel = \"{tunnel}\"\nhttp3 = \"{http3}\"\n");
+        fs::write(&config, named).expect("edge.toml");
+        self.chain.restart_edge(pop).await;
+    }
+
     /// Starts a gateway again under its name.
     pub async fn restart(&mut self, gateway: usize) {
-        let child = self.gateway(gateway).await;
+        self.restart_wanting(gateway, self.chain.edges.len()).await;
+    }
+
+    /// Starts a gateway again, to hold `wanted` PoPs.
+    pub async fn restart_wanting(&mut self, gateway: usize, wanted: usize) {
+        let child = self.gateway(gateway, wanted).await;
         self.gateways[gateway] = child;
+    }
+
+    /// What a gateway says of itself.
+    pub async fn status(&self, gateway: usize) -> serde_json::Value {
+        let (_, status) = status_and_body(admin(&self.gateways[gateway]), "/status").await;
+        serde_json::from_str(&status).expect("JSON")
+    }
+
+    /// What the PoPs are to a gateway, and how many links to each are ready: `Held 2`.
+    pub async fn roles(&self, gateway: usize) -> Vec<String> {
+        let status = self.status(gateway).await;
+        let pops = status["pops"].as_array().expect("an array").iter();
+        pops.map(|pop| format!("{} {}", pop["role"].as_str().expect("a role"), pop["ready"])).collect()
+    }
+
+    /// Waits until the PoPs are that to a gateway.
+    pub async fn until_roles(&self, gateway: usize, wanted: &[&str]) {
+        eventually(&format!("{wanted:?}"), async || (self.roles(gateway).await == wanted).then_some(())).await;
     }
 
     /// Exchanges that a gateway carries now.
     pub async fn in_flight(&self, gateway: usize) -> u64 {
-        let (_, status) = status_and_body(admin(&self.gateways[gateway]), "/status").await;
-        let status: serde_json::Value = serde_json::from_str(&status).expect("JSON");
+        let status = self.status(gateway).await;
         let links = status["tunnels"].as_array().expect("an array");
         links.iter().filter_map(|link| link["in_flight"].as_u64()).sum()
     }

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use tokio_tungstenite::tungstenite::Message;
 use trunkline::clock;
 
 use crate::chain::{HOST, in_time};
-use crate::client::{Client, Protocol, tls};
+use crate::client::{Client, Exchange, Protocol, tls};
 use crate::cluster::Cluster;
 use crate::load::Load;
 
@@ -41,62 +42,93 @@ async fn listen(cluster: &Cluster, pop: usize, protocol: Protocol) {
     assert_eq!(ids, (0..EVENTS).collect::<Vec<_>>(), "{protocol:?}");
 }
 
+/// An upload in small pieces with pauses, executed once.
+async fn upload(cluster: &Cluster, pop: usize, protocol: Protocol) {
+    const PIECE: &[u8] = &[b'u'; 4 << 10];
+    let mut client = Client::connect_to(&cluster.chain, protocol, pop).await;
+    let path = format!("/count?key=slow-{pop}-{protocol:?}");
+    let Exchange { mut upload, response } = client.open(client.request("POST", &path)).await.expect("open");
+    let send = async {
+        for _ in 0..EVENTS {
+            upload.data(Bytes::from_static(PIECE)).await.expect("room");
+            tokio::time::sleep(PAUSE).await;
+        }
+        upload.finish().await.expect("an end");
+    };
+    let (response, ()) = tokio::join!(response, send);
+    let answer = crate::client::collect(response.expect("head")).await.expect("whole");
+    assert_eq!((answer.status, &answer.json()["finished"]), (200, &1.into()), "{protocol:?}");
+}
+
+/// Everything that lasts, through the PoP `pop`.
+async fn last(cluster: &Cluster, pop: usize) {
+    tokio::join!(
+        converse(cluster, pop),
+        listen(cluster, pop, Protocol::Http2),
+        listen(cluster, pop, Protocol::Http3),
+        upload(cluster, pop, Protocol::Http2),
+        upload(cluster, pop, Protocol::Http3),
+    );
+}
+
+/// What an answer that begins during the drain says of where else to go.
+async fn told(cluster: &Cluster, protocol: Protocol) -> String {
+    let mut client = Client::connect_to(&cluster.chain, protocol, 0).await;
+    client.get("/slow?delay=2000&chunks=1").await.field("alt-svc")
+}
+
 #[tokio::test]
 async fn row_8_a_gateway_drains() {
-    let mut cluster = Cluster::start(2, 2).await;
+    let mut cluster = Cluster::start(3, 2).await;
     let load = Load::start(&cluster);
     load.warm().await;
-    let long = async {
-        tokio::join!(
-            converse(&cluster, 0),
-            converse(&cluster, 1),
-            listen(&cluster, 0, Protocol::Http2),
-            listen(&cluster, 0, Protocol::Http3),
-            listen(&cluster, 1, Protocol::Http3),
-        )
-    };
     let drain = async {
         tokio::time::sleep(Duration::from_millis(500)).await;
         cluster.gateways[0].signal(libc::SIGTERM);
     };
-    tokio::join!(long, drain);
-    let told = clock::now();
+    tokio::join!(last(&cluster, 0), last(&cluster, 2), drain);
+    let done = clock::now();
     let status = in_time("the gateway's end", cluster.gateways[0].ended()).await;
+    let end = done.elapsed();
     load.run(Duration::from_secs(1)).await;
     let done = load.finish().await;
     done.report("8 SIGTERM of a gateway", &mut cluster).await;
-    println!(
-        "| 8 SIGTERM of a gateway | {} ms from its last stream to its end, {status} |",
-        told.elapsed().as_millis()
-    );
+    println!("| 8 SIGTERM of a gateway | {} ms from its last stream to its end, {status} |", end.as_millis());
     done.assert_flawless();
     assert_eq!(status.code(), Some(0), "drained");
 }
 
 #[tokio::test]
-async fn row_8b_a_pop_drains() {
-    let mut cluster = Cluster::start(2, 2).await;
+async fn row_8b_a_pop_drains_to_the_one_it_names() {
+    let mut cluster = Cluster::start(3, 2).await;
+    let next = cluster.chain.http3(2);
+    cluster.name_next(0, 2).await;
+    cluster.kill(0).await;
+    cluster.restart_wanting(0, 1).await;
+    cluster.until_roles(0, &["Held 2", "Warm 2", "Off 0"]).await;
+    cluster.until_roles(1, &["Held 2", "Held 2", "Held 2"]).await;
     let load = Load::start(&cluster);
     load.warm().await;
-    let long = async {
-        tokio::join!(
-            converse(&cluster, 0),
-            listen(&cluster, 0, Protocol::Http2),
-            listen(&cluster, 0, Protocol::Http3),
-            listen(&cluster, 1, Protocol::Http3),
-        )
-    };
     let drain = async {
         tokio::time::sleep(Duration::from_millis(500)).await;
         cluster.chain.edges[0].signal(libc::SIGTERM);
+        // While what lasts still runs through the old one. The one that was warm is not needed.
+        cluster.until_roles(0, &["Held 2", "Warm 2", "Held 2"]).await;
     };
-    tokio::join!(long, drain);
-    let told = clock::now();
+    let tell = async {
+        tokio::join!(told(&cluster, Protocol::Http1), told(&cluster, Protocol::Http2), told(&cluster, Protocol::Http3))
+    };
+    let ((h1, h2, h3), ..) = tokio::join!(tell, last(&cluster, 0), last(&cluster, 1), drain);
+    for said in [h1, h2, h3] {
+        assert_eq!(said, format!("h3=\"{next}\"; ma=300"));
+    }
+    let done = clock::now();
     let status = in_time("the PoP's end", cluster.chain.edges[0].ended()).await;
+    let end = done.elapsed();
     load.run(Duration::from_secs(1)).await;
     let done = load.finish().await;
     done.report("8 SIGTERM of a PoP", &mut cluster).await;
-    println!("| 8 SIGTERM of a PoP | {} ms from its last stream to its end, {status} |", told.elapsed().as_millis());
+    println!("| 8 SIGTERM of a PoP | {} ms from its last stream to its end, {status} |", end.as_millis());
     done.assert_flawless();
     assert_eq!(status.code(), Some(0), "drained");
 }

@@ -1,12 +1,13 @@
 //! PoPs that die, stop, and come back.
 
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
 use quinn::crypto::rustls::QuicClientConfig;
 use trunkline::clock;
 
-use crate::chain::{HOST, in_time};
+use crate::chain::{HOST, in_time, origin_binary};
 use crate::client::{Client, Protocol, tls};
 use crate::cluster::Cluster;
 use crate::load::{Kind, Load};
@@ -70,4 +71,44 @@ async fn row_3c_a_pop_stops_for_a_moment() {
         done.report(&format!("3 SIGSTOP of a PoP, {millis} ms"), &mut cluster).await;
         done.assert_flawless();
     }
+}
+
+/// Runs `origin migrate` for a gateway.
+async fn migrate(cluster: &Cluster, gateway: usize, args: &[&str]) -> (bool, String) {
+    let mut command = Command::new(origin_binary());
+    command.arg("migrate").arg("-c").arg(cluster.config(gateway)).args(args);
+    let output = tokio::task::spawn_blocking(move || command.output()).await.expect("no panic").expect("it runs");
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8(text).expect("text"))
+}
+
+#[tokio::test]
+async fn row_8c_tunnels_are_moved_to_another_pop_by_hand() {
+    let mut cluster = Cluster::start(3, 2).await;
+    cluster.kill(0).await;
+    cluster.restart_wanting(0, 1).await;
+    cluster.until_roles(0, &["Held 2", "Warm 2", "Off 0"]).await;
+    let load = Load::start(&cluster);
+    load.warm().await;
+    let there = cluster.chain.edges[2].ready.tunnel[0].clone();
+    let (moved, answer) = migrate(&cluster, 0, &["--to", &there, "--json"]).await;
+    assert!(moved, "{answer}");
+    let answer: serde_json::Value = serde_json::from_str(&answer).expect("JSON");
+    assert_eq!((&answer["pops"][2]["role"], &answer["pops"][2]["pop"]), (&"Held".into(), &"pop-c".into()), "{answer}");
+    cluster.until_roles(0, &["Warm 2", "Off 0", "Held 2"]).await;
+    let (moved, text) = migrate(&cluster, 0, &["--to", "pop-x"]).await;
+    assert!(!moved && text.contains("no PoP `pop-x`; this origin knows ") && text.contains(&there), "{text}");
+    load.run(Duration::from_secs(1)).await;
+    // By name, and back.
+    let (moved, text) = migrate(&cluster, 0, &["--to", "pop-b"]).await;
+    assert!(moved && text.contains("chosen"), "{text}");
+    cluster.until_roles(0, &["Warm 2", "Held 2", "Off 0"]).await;
+    let (moved, text) = migrate(&cluster, 0, &["--auto"]).await;
+    assert!(moved && text.contains("back to the order"), "{text}");
+    cluster.until_roles(0, &["Held 2", "Warm 2", "Off 0"]).await;
+    load.run(Duration::from_secs(1)).await;
+    let done = load.finish().await;
+    done.report("8 origin migrate, three times", &mut cluster).await;
+    println!("| 8 origin migrate | {} ms until the new PoP was held |", answer["millis"]);
+    done.assert_flawless();
 }

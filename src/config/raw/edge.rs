@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use super::files::{file, folder, pair};
 use super::item::{Item, Seen, each, flag, once, some};
-use super::names::{admin, host_pattern, name, network, socket};
+use super::names::{admin, host_pattern, name, network, pop_address, socket};
 use super::numbers::{LONGEST, SHORTEST, duration, number, show_size, size};
 use super::section::Section;
 use super::shared::{drain, log, tunnel_identity, tunnel_limits, workers};
-use crate::config::{EdgeConfig, EdgeService, EdgeTunnel, HostPattern, Http3, Limits, TlsCertificate};
+use crate::config::{EdgeConfig, EdgeService, EdgeTunnel, HostPattern, Http3, Limits, NextPop, TlsCertificate};
 use crate::tunnel::identity::Identity;
 
 /// Everything; none if anything that must be there is missing or wrong.
@@ -28,6 +28,7 @@ pub fn edge(top: &mut Section<'_>) -> Option<EdgeConfig> {
     let tunnel_section = top.required_table("tunnel", "listen, cert, key and ca");
     let tunnel = tunnel(tunnel_section, name.as_deref(), listen.as_deref().unwrap_or_default());
     let services = services(top.required_tables("service", "name and hosts"));
+    let pops = pops(top.tables("pop"));
     let limits = limits(top.table("limits"));
     let http3 = http3(top.table("http3"));
     let (drain, log) = (drain(top.table("drain")), log(top.table("log")));
@@ -42,6 +43,7 @@ pub fn edge(top: &mut Section<'_>) -> Option<EdgeConfig> {
         ticket_keys,
         tunnel: tunnel?,
         services: services?,
+        pops,
         limits,
         http3,
         drain,
@@ -104,6 +106,17 @@ fn service(mut section: Section<'_>, names: &Seen<String>, hosts: &Seen<HostPatt
     let hosts = section.required("hosts", "[\"www.example.com\"]", some(once(hosts, host_pattern)));
     let response_timeout = section.or("response_timeout", Duration::from_secs(60), duration(SHORTEST..=LONGEST));
     Some(EdgeService { name: name?, hosts: hosts?, response_timeout })
+}
+
+/// `[[pop]]`: no address twice.
+fn pops(sections: Vec<Section<'_>>) -> Vec<NextPop> {
+    let (tunnels, clients) = (Seen::default(), Seen::default());
+    let pop = |mut section: Section<'_>| {
+        let tunnel = section.required("tunnel", "\"pop-b.example.net:7844\"", once(&tunnels, pop_address));
+        let http3 = section.optional("http3", once(&clients, pop_address));
+        Some(NextPop { tunnel: tunnel?, http3 })
+    };
+    sections.into_iter().filter_map(pop).collect()
 }
 
 /// `[limits]`

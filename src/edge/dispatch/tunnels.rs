@@ -2,7 +2,7 @@
 //! owns the table, reads nothing from sockets.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -114,6 +114,8 @@ pub struct Tunnels {
     changed: Notify,
     /// When each service last lost a link.
     lost: Mutex<Vec<Option<Instant>>>,
+    /// What gateways are told once this PoP drains.
+    draining: OnceLock<Control>,
     /// Called with whether any link is ready, when that may have changed.
     ready: Box<dyn Fn(bool) + Send + Sync>,
 }
@@ -130,6 +132,7 @@ impl Tunnels {
             table: ArcSwap::from_pointee(table),
             changed: Notify::new(),
             lost: Mutex::new(lost),
+            draining: OnceLock::new(),
             ready: Box::new(ready),
         }
     }
@@ -240,10 +243,11 @@ impl Tunnels {
         answer
     }
 
-    /// Tells every gateway that this PoP drains; their links go on serving its clients.
-    pub fn announce_drain(&self, drain: &Drain) {
-        let frame = Control::Drain(drain.clone());
-        self.registrations.lock().iter().for_each(|registration| registration.link.send(&frame));
+    /// Tells every gateway that this PoP drains, those that register later too; their links go on serving its clients.
+    pub fn announce_drain(&self, drain: Drain) {
+        let registrations = self.registrations.lock();
+        let frame = self.draining.get_or_init(|| Control::Drain(drain));
+        registrations.iter().for_each(|registration| registration.link.send(frame));
     }
 
     /// Whether every gateway said that it has other PoPs ready.
@@ -369,6 +373,7 @@ impl Owner for EdgeOwner {
                 for (service, reason) in &answer.refused {
                     tracing::warn!(gateway = %link.peer().node(), service, reason, "service refused");
                 }
+                let drain = self.tunnels.draining.get().filter(|_| link.state() == LinkState::Registering);
                 if link.state() == LinkState::Registering {
                     link.set_state(LinkState::Ready);
                     self.tunnels.changed.notify_waiters();
@@ -376,6 +381,9 @@ impl Owner for EdgeOwner {
                     tracing::info!(gateway = %link.peer().node(), worker = link.worker(), services, "tunnel ready");
                 }
                 link.send(&Control::Registered(answer));
+                if let Some(drain) = drain {
+                    link.send(drain);
+                }
                 self.tunnels.answer_drains();
             }
             Control::Drain(drain) => {

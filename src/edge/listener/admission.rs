@@ -77,6 +77,11 @@ impl Admission {
         Self { handshakes: Places::new(self.handshakes.max), ..self.clone() }
     }
 
+    /// Connections of the process now.
+    pub fn connections(&self) -> usize {
+        self.connections.taken.load(Ordering::Relaxed)
+    }
+
     /// Whether clients must prove their address first (RFC 9000 section 8.1.2): when many handshakes are under way, and
     /// always where addresses have a rate, which a forged address would use up for its owner.
     pub fn wants_retry(&self) -> bool {
@@ -112,6 +117,13 @@ pub(super) mod tests {
     pub(in crate::edge::listener) fn admission(limits: &Limits) -> Admission {
         let metrics = FilterMetrics::register(&mut Registry::default());
         Admission::new(limits, Arc::new(FilterState::new("pop-a", limits, metrics)))
+    }
+
+    /// With so many connections.
+    pub(in crate::edge::listener) fn crowded(connections: usize) -> (Admission, Vec<Permit>) {
+        let admission = admission(&limits(connections, connections, 0));
+        let permits = (0..connections).map(|_| admission.admit(CLIENT).unwrap().0).collect();
+        (admission, permits)
     }
 
     #[test]

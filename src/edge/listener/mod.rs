@@ -8,6 +8,7 @@ pub mod alt_svc;
 pub mod h3;
 pub mod head;
 pub mod metrics;
+pub mod parting;
 pub mod quic;
 pub mod socket;
 pub mod tcp;

@@ -40,7 +40,7 @@ pub struct QuicListener {
     pub metrics: ListenerMetrics,
     /// Owner of the connections; its signals end the loop.
     pub tasks: Tasks,
-    /// Withdrawn when this endpoint stops taking connections.
+    /// Told when this endpoint stops taking connections.
     pub alt_svc: AltSvc,
 }
 
@@ -114,7 +114,7 @@ where
             },
             () = listener.tasks.draining(), if !draining => {
                 draining = true;
-                listener.alt_svc.withdraw();
+                listener.alt_svc.drain();
             }
             () = connections.wait(), if draining => break,
         }

@@ -62,7 +62,7 @@ fn listener(limits: &Limits, shutdown: &Shutdown) -> QuicListener {
         admission: admission::tests::admission(limits),
         metrics: ListenerMetrics::register(&mut Registry::default()),
         tasks: Tasks::new(shutdown.clone()),
-        alt_svc: AltSvc::new(&Http3::default(), 443),
+        alt_svc: AltSvc::new(&Http3::default(), 443, &[]),
     }
 }
 

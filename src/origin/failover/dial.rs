@@ -1,4 +1,4 @@
-//! One task per link: resolve, dial, register, hold, let go when its PoP is not wanted any more, and again.
+//! One task per link: dial, register, hold, let go when its PoP is not wanted any more, and again.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -6,29 +6,31 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use quinn::Endpoint;
 use serde_json::{Value, json};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
+use tokio::time::MissedTickBehavior;
 
 use super::backoff::Backoff;
+use super::connect::{DialError, Dialled};
 use super::machine::Role;
 use super::owner::OriginOwner;
+use super::route::{Route, local_towards};
 use super::supervisor::Supervisor;
 use crate::clock;
 use crate::config::PopAddress;
 use crate::origin::gateway::Gateway;
-use crate::quic::{self, Worker, initial_cid};
+use crate::quic::Worker;
 use crate::task::Tasks;
 use crate::tunnel::code::CloseCode;
 use crate::tunnel::control::{Control, Drain, Hello, Register};
-use crate::tunnel::endpoint::peer_certificate;
-use crate::tunnel::identity::{Identity, POP_SERVER_NAME, identity};
-use crate::tunnel::link::{self, Link, LinkError};
+use crate::tunnel::link::{self, ControlStream, Link, LinkError};
 use crate::tunnel::peer::Peers;
 
 /// A link that lived this long is dialled again at once. One that did not is dialled with backoff: two processes under one
 /// name throw each other out, and would do so without pause.
 const LASTING: Duration = Duration::from_secs(2);
+/// Between looks at which local address leads to the PoP.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Everything that all links of this origin share.
 pub struct Dialler {
@@ -62,35 +64,6 @@ pub struct Dialler {
     pub sequence: AtomicU64,
 }
 
-/// Why a dial came to nothing.
-#[derive(Debug, thiserror::Error)]
-enum DialError {
-    #[error("cannot resolve {0}")]
-    Resolve(String),
-    #[error("{0}")]
-    Socket(#[from] std::io::Error),
-    #[error("{0}")]
-    Connect(#[from] quinn::ConnectError),
-    #[error("{0}")]
-    Link(#[from] LinkError),
-    #[error("not registered in time")]
-    Timeout,
-}
-
-impl DialError {
-    /// Whether trying soon again is useless.
-    fn is_refusal(&self) -> bool {
-        match self {
-            Self::Link(LinkError::Identity(_) | LinkError::Refused(_) | LinkError::Wire(_)) => true,
-            // A TLS alert: certificates do not fit.
-            Self::Link(LinkError::Connection(quinn::ConnectionError::TransportError(error))) => {
-                (0x100..0x200).contains(&u64::from(error.code))
-            }
-            _ => false,
-        }
-    }
-}
-
 /// One link's task: the `number`-th link of this origin to a PoP.
 pub struct Holder {
     /// The PoP's place in the order of preference.
@@ -103,6 +76,19 @@ pub struct Holder {
     pub worker: usize,
     /// The PoP's worker that shall carry it, once it is known how many there are: each gets a link of its own.
     pub target: Option<Worker>,
+    /// What its name last resolved to.
+    pub known: Vec<SocketAddr>,
+}
+
+/// How a registered link ended.
+enum Ended {
+    /// Its PoP is not wanted any more; it goes when what rides on it is done.
+    LetGo,
+    Lost(LinkError),
+}
+
+fn reason_of(end: Result<LinkError, oneshot::error::RecvError>) -> LinkError {
+    end.unwrap_or_else(|_| LinkError::Control("the process ends".into()))
 }
 
 impl Dialler {
@@ -118,6 +104,7 @@ impl Dialler {
             let wait = self.clone().hold_once(&mut holder, &mut roles, &mut backoff).await;
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
+                () = self.supervisor.asked() => {}
                 () = self.links.draining() => return,
             }
         }
@@ -133,11 +120,11 @@ impl Dialler {
         let outcome = self.clone().dial_and_run(holder, roles, backoff).await;
         let (pop, port) = (&holder.address.host, holder.address.port);
         match outcome {
-            Ok(_) if *roles.borrow() == Role::Off => {
+            Ok(Ended::LetGo) => {
                 tracing::info!(pop, port, "tunnel let go");
                 Duration::ZERO
             }
-            Ok(reason) => {
+            Ok(Ended::Lost(reason)) => {
                 let wait = backoff.handle_failure(fastrand::f64());
                 tracing::info!(pop, port, %reason, ?wait, "tunnel closed");
                 wait
@@ -158,50 +145,68 @@ impl Dialler {
         holder: &mut Holder,
         roles: &mut watch::Receiver<Role>,
         backoff: &mut Backoff,
-    ) -> Result<LinkError, DialError> {
+    ) -> Result<Ended, DialError> {
         let dialled = tokio::time::timeout(self.dial_timeout, self.dial(holder)).await;
-        let (link, control, endpoint) = dialled.unwrap_or(Err(DialError::Timeout))?;
+        let Dialled { link, control, endpoint } = dialled.unwrap_or(Err(DialError::Timeout))?;
         let workers = usize::try_from(link.remote().workers).unwrap_or(1).max(1);
         holder.target = Worker::new(holder.number % workers, workers);
         let owner = Arc::new(OriginOwner::new(self.clone(), holder.pop, endpoint));
-        let (mut registered, begun) = (false, clock::now());
-        let follow = self.follow(&link, &owner, roles, &mut registered);
-        let reason = tokio::select! {
+        let begun = clock::now();
+        let mut end = self.run(link.clone(), control, owner.clone());
+        self.register(&link, *roles.borrow_and_update());
+        tokio::select! {
             biased;
-            reason = link::run(link.clone(), control, owner.clone(), &self.links) => reason,
-            () = follow => return Err(DialError::Timeout),
+            reason = &mut end => return Err(reason_of(reason).into()),
+            registered = tokio::time::timeout(self.dial_timeout, owner.registered()) => if registered.is_err() {
+                link.close(CloseCode::Timeout, "no REGISTERED in time");
+                return Err(DialError::Timeout);
+            },
+        }
+        let ended = tokio::select! {
+            biased;
+            reason = &mut end => Ended::Lost(reason_of(reason)),
+            () = self.follow(&link, &owner, roles) => Ended::LetGo,
         };
-        if !registered {
-            return Err(reason.into());
+        if matches!(ended, Ended::LetGo) {
+            owner.discount();
+            // By a task of its own: the PoP may be wanted again before what rides on this link is done.
+            self.links.spawn(self.clone().let_go(link, owner));
         }
         if clock::now().saturating_duration_since(begun) >= LASTING {
             backoff.handle_ready();
         }
-        Ok(reason)
+        Ok(ended)
     }
 
-    /// Registers the link and keeps it at its PoP's role; ends only by closing the link, or if it never registered.
-    async fn follow(
-        &self,
-        link: &Arc<Link>,
-        owner: &OriginOwner,
-        roles: &mut watch::Receiver<Role>,
-        registered: &mut bool,
-    ) {
-        self.register(link, *roles.borrow_and_update());
-        if tokio::time::timeout(self.dial_timeout, owner.registered()).await.is_err() {
-            link.close(CloseCode::Timeout, "no REGISTERED in time");
-            return std::future::pending().await;
-        }
-        *registered = true;
-        while roles.changed().await.is_ok() {
-            match *roles.borrow_and_update() {
-                Role::Off => break,
-                role => self.register(link, role),
+    /// Runs the link in a task of its own; resolves with how it ended.
+    fn run(&self, link: Arc<Link>, control: ControlStream, owner: Arc<OriginOwner>) -> oneshot::Receiver<LinkError> {
+        let (tell, end) = oneshot::channel();
+        let tasks = self.links.clone();
+        self.links.spawn(async move {
+            // Nobody listens any more to the end of a link that was let go.
+            let _ = tell.send(link::run(link, control, owner, &tasks).await);
+        });
+        end
+    }
+
+    /// Keeps a registered link at its PoP's role and on the way that leads there; ends when the PoP is not wanted any more.
+    async fn follow(&self, link: &Arc<Link>, owner: &OriginOwner, roles: &mut watch::Receiver<Role>) {
+        let remote = link.connection().remote_address();
+        let mut route = Route::new(local_towards(remote));
+        let mut look = tokio::time::interval(LOOK_INTERVAL);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                changed = roles.changed() => match *roles.borrow_and_update() {
+                    role if changed.is_ok() && role != Role::Off => self.register(link, role),
+                    _ => return,
+                },
+                _ = look.tick() => if route.handle_look(local_towards(remote)) {
+                    tracing::info!(pop = %link.peer().node(), "another local address leads there: the link moves");
+                    owner.rebind(link);
+                },
             }
         }
-        self.let_go(link, owner).await;
-        std::future::pending().await
     }
 
     fn register(&self, link: &Arc<Link>, role: Role) {
@@ -211,7 +216,7 @@ impl Dialler {
     }
 
     /// Ends a link without hurting what rides on it.
-    async fn let_go(&self, link: &Arc<Link>, owner: &OriginOwner) {
+    async fn let_go(self: Arc<Self>, link: Arc<Link>, owner: Arc<OriginOwner>) {
         let deadline_millis = u64::try_from(self.drain_timeout.as_millis()).unwrap_or(u64::MAX);
         let reason = "the origin moved to a preferred PoP".to_owned();
         link.send(&Control::Drain(Drain { reason, deadline_millis, next: Vec::new() }));
@@ -223,32 +228,6 @@ impl Dialler {
         };
         let _ = tokio::time::timeout(self.drain_timeout, idle).await;
         link.close(CloseCode::Done, "moved");
-    }
-
-    async fn dial(&self, holder: &Holder) -> Result<(Arc<Link>, link::ControlStream, Endpoint), DialError> {
-        let (worker, target) = (holder.worker, holder.target);
-        let address = resolve(&holder.address).await?;
-        let endpoint = quic::endpoint(quinn::EndpointConfig::default(), None, quic::dialling_socket(address)?)?;
-        let mut config = self.client.clone();
-        if let Some(target) = target {
-            config.initial_dst_cid_provider(Arc::new(move || initial_cid(target)));
-        }
-        let connection =
-            endpoint.connect_with(config, address, POP_SERVER_NAME)?.await.map_err(LinkError::Connection)?;
-        let name = match pop_identity(&connection) {
-            Ok(name) => name,
-            Err(reason) => {
-                connection.close(CloseCode::Identity.varint(), reason.as_bytes());
-                return Err(LinkError::Identity(reason).into());
-            }
-        };
-        let check = |hello: &Hello| match hello.node == name && hello.sends {
-            true => Ok(()),
-            false => Err(format!("a certificate for PoP {name}, but HELLO says {}", hello.node)),
-        };
-        let hello = Hello { worker: worker as u64, ..self.hello.clone() };
-        let (link, control) = link::handshake(connection, &self.peers, hello, true, worker, check).await?;
-        Ok((link, control, endpoint))
     }
 
     /// Tells readiness whether any link is ready.
@@ -281,24 +260,5 @@ impl Dialler {
                 })
             })
             .collect()
-    }
-}
-
-async fn resolve(pop: &PopAddress) -> Result<SocketAddr, DialError> {
-    let mut addresses: Vec<_> = tokio::net::lookup_host((pop.host.as_str(), pop.port))
-        .await
-        .map_err(|error| DialError::Resolve(format!("{}: {error}", pop.host)))?
-        .collect();
-    // Another address each time: a name may have some that do not answer.
-    fastrand::shuffle(&mut addresses);
-    addresses.pop().ok_or_else(|| DialError::Resolve(format!("{}: no address", pop.host)))
-}
-
-fn pop_identity(connection: &quinn::Connection) -> Result<String, String> {
-    let certificate = peer_certificate(connection).ok_or("no certificate")?;
-    match identity(&certificate) {
-        Ok(Identity::Pop { name }) => Ok(name),
-        Ok(Identity::Gateway { name, .. }) => Err(format!("the certificate is of gateway {name}, not of a PoP")),
-        Err(error) => Err(error.to_string()),
     }
 }

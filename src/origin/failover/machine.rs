@@ -1,6 +1,9 @@
 //! Which PoPs to hold tunnels to (sans-IO). PoPs come in order of preference; the first healthy ones up to the wanted
 //! number are held, the next one is kept warm, and whatever fails is replaced by the next at once while it is redialled.
 //!
+//! The order is that of the configuration, but for two things: the PoP that the operator chose comes first, and those that
+//! a draining PoP named come right behind it.
+//!
 //! Invariants, checked after every event: at least `wanted` PoPs that have not failed are held, if there are as many;
 //! a PoP with ready links is let go only while `wanted` preferred ones are ready and settled; everything preferred to a
 //! held PoP is held.
@@ -11,6 +14,8 @@ use std::time::{Duration, Instant};
 const SETTLE: Duration = Duration::from_secs(10);
 /// Longest settling time.
 const SETTLE_MAX: Duration = Duration::from_secs(300);
+/// How long a PoP that the operator chose may take to get a ready link; then the choice lapses.
+pub const MIGRATE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What a PoP is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +28,7 @@ pub enum Role {
     Held,
 }
 
+/// What is known of a PoP.
 #[derive(Clone, Copy, Debug)]
 enum Health {
     /// Nothing is known against it.
@@ -39,6 +45,44 @@ struct Pop {
     health: Health,
     losses: u32,
     role: Role,
+    /// It drains, or did and has not come back: it named these to go to.
+    next: Vec<usize>,
+}
+
+impl Pop {
+    fn is_up(&self) -> bool {
+        self.ready > 0 && !matches!(self.health, Health::Failed)
+    }
+
+    /// Whether it may be counted on, and whether it has shown so.
+    fn standing(&self, now: Instant) -> (bool, bool) {
+        match self.health {
+            Health::Unknown => (true, false),
+            Health::Up { settled } => (settled <= now, settled <= now),
+            Health::Failed => (false, false),
+        }
+    }
+}
+
+/// The PoP that the operator put first.
+#[derive(Clone, Copy, Debug)]
+struct Choice {
+    pop: usize,
+    /// It lapses then unless the PoP has a ready link; none once it had one.
+    until: Option<Instant>,
+    /// The choice that comes back if it lapses.
+    before: Option<usize>,
+}
+
+/// How a PoP stands as the operator's choice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Chosen {
+    /// It is not chosen, or the choice lapsed.
+    No,
+    /// It has no ready link yet.
+    Pending,
+    /// It comes first.
+    Yes,
 }
 
 /// See the module.
@@ -46,13 +90,14 @@ struct Pop {
 pub struct Machine {
     pops: Vec<Pop>,
     wanted: usize,
+    choice: Option<Choice>,
 }
 
 impl Machine {
     /// `count` PoPs in order of preference, of which `wanted` shall be held.
     pub fn new(count: usize, wanted: usize, now: Instant) -> Self {
-        let pop = Pop { ready: 0, health: Health::Unknown, losses: 0, role: Role::Off };
-        let mut machine = Self { pops: vec![pop; count], wanted };
+        let pop = Pop { ready: 0, health: Health::Unknown, losses: 0, role: Role::Off, next: Vec::new() };
+        let mut machine = Self { pops: vec![pop; count], wanted, choice: None };
         machine.assign(now);
         machine
     }
@@ -62,10 +107,26 @@ impl Machine {
         self.pops.get(index).map_or(Role::Off, |pop| pop.role)
     }
 
+    /// How many links to the PoP are ready.
+    pub fn ready(&self, index: usize) -> usize {
+        self.pops.get(index).map_or(0, |pop| pop.ready)
+    }
+
+    /// How the PoP stands as the operator's choice.
+    pub fn chosen(&self, index: usize) -> Chosen {
+        match self.choice {
+            Some(choice) if choice.pop != index => Chosen::No,
+            Some(Choice { until: Some(_), .. }) => Chosen::Pending,
+            Some(_) => Chosen::Yes,
+            None => Chosen::No,
+        }
+    }
+
     /// A link to the PoP is ready.
     pub fn handle_ready(&mut self, index: usize, now: Instant) {
         if let Some(pop) = self.pops.get_mut(index) {
             pop.ready += 1;
+            pop.next.clear();
             if let Health::Unknown | Health::Failed = pop.health {
                 let settle = if pop.losses == 0 { Duration::ZERO } else { settling(pop.losses) };
                 pop.health = Health::Up { settled: now + settle };
@@ -98,10 +159,27 @@ impl Machine {
         self.assign(now);
     }
 
-    /// The PoP said that it drains: its links stay until it closes them, but it counts for nothing.
-    pub fn handle_drain(&mut self, index: usize, now: Instant) {
+    /// The PoP said that it drains, and where to go: its links stay until it closes them, but it counts for nothing.
+    pub fn handle_drain(&mut self, index: usize, next: Vec<usize>, now: Instant) {
         if let Some(pop) = self.pops.get_mut(index) {
             pop.health = Health::Failed;
+            pop.next = next;
+        }
+        self.assign(now);
+    }
+
+    /// The operator wants this PoP to come first, or none in particular.
+    pub fn handle_migrate(&mut self, to: Option<usize>, now: Instant) {
+        let before =
+            self.choice.and_then(|choice| if choice.until.is_some() { choice.before } else { Some(choice.pop) });
+        self.choice = to.map(|pop| Choice { pop, until: Some(now + MIGRATE_TIMEOUT), before });
+        if let Some(pop) = to.and_then(|index| self.pops.get_mut(index)) {
+            // Who is asked for need not prove itself first.
+            pop.losses = 0;
+            pop.health = match pop.health {
+                Health::Up { .. } => Health::Up { settled: now },
+                Health::Unknown | Health::Failed => Health::Unknown,
+            };
         }
         self.assign(now);
     }
@@ -117,26 +195,42 @@ impl Machine {
             Health::Up { settled } if settled > now => Some(settled),
             _ => None,
         });
-        settling.min()
+        settling.chain(self.choice.and_then(|choice| choice.until)).min()
     }
 
-    /// Whether as many PoPs as wanted, or all there are, have ready links without `without`.
+    /// Whether as many PoPs as wanted, or all there are, have ready links without `without`; and one of those that it
+    /// named, unless they all fail.
     pub fn is_covered_without(&self, without: usize) -> bool {
         let others = self.pops.iter().enumerate().filter(|(index, _)| *index != without);
-        let up = others.filter(|(_, pop)| pop.ready > 0 && !matches!(pop.health, Health::Failed)).count();
-        up >= self.wanted.min(self.pops.len().saturating_sub(1))
+        let up = others.filter(|(_, pop)| pop.is_up()).count();
+        let named =
+            || self.pops.get(without).into_iter().flat_map(|pop| &pop.next).filter_map(|next| self.pops.get(*next));
+        let there = named().any(Pop::is_up) || named().all(|pop| matches!(pop.health, Health::Failed));
+        up >= self.wanted.min(self.pops.len().saturating_sub(1)) && there
+    }
+
+    /// The PoPs, the preferred first.
+    fn order(&self) -> Vec<usize> {
+        let mut order = Vec::with_capacity(self.pops.len());
+        let configured =
+            self.pops.iter().enumerate().flat_map(|(index, pop)| [index].into_iter().chain(pop.next.clone()));
+        let chosen = self.choice.into_iter().flat_map(|choice| [choice.pop].into_iter().chain(choice.before));
+        for index in chosen.chain(configured) {
+            if !order.contains(&index) {
+                order.push(index);
+            }
+        }
+        order
     }
 
     fn assign(&mut self, now: Instant) {
+        self.judge_choice(now);
         let (mut healthy, mut settled) = (0, 0);
-        let mut warm = false;
-        for pop in &mut self.pops {
+        let (mut warm, mut warm_settled) = (false, false);
+        for index in self.order() {
+            let Some(pop) = self.pops.get_mut(index) else { continue };
             let had = std::mem::replace(&mut pop.role, Role::Off);
-            let (is_healthy, is_settled) = match pop.health {
-                Health::Unknown => (true, false),
-                Health::Up { settled } => (settled <= now, settled <= now),
-                Health::Failed => (false, false),
-            };
+            let (is_healthy, is_settled) = pop.standing(now);
             if healthy < self.wanted {
                 pop.role = Role::Held;
                 healthy += usize::from(is_healthy);
@@ -144,25 +238,35 @@ impl Machine {
             } else if settled < self.wanted && had == Role::Held && pop.ready > 0 {
                 // Make before break: those preferred to it are not ready yet.
                 pop.role = Role::Held;
-            } else if !warm {
+            } else if !warm || (!warm_settled && had == Role::Warm && pop.ready > 0) {
                 pop.role = Role::Warm;
-                warm = is_healthy;
+                warm |= is_healthy;
+                warm_settled |= is_settled;
             }
         }
         self.check_invariants(now);
     }
 
+    /// A choice holds once its PoP has a ready link, and lapses if that takes too long.
+    fn judge_choice(&mut self, now: Instant) {
+        let Some(Choice { pop, until: Some(until), before }) = self.choice else { return };
+        let is_up = self.pops.get(pop).is_some_and(|pop| matches!(pop.health, Health::Up { .. }));
+        if is_up {
+            self.choice = Some(Choice { pop, until: None, before: None });
+        } else if until <= now {
+            self.choice = before.map(|pop| Choice { pop, until: None, before: None });
+        }
+    }
+
     fn check_invariants(&self, now: Instant) {
-        let healthy = |pop: &&Pop| match pop.health {
-            Health::Unknown => true,
-            Health::Up { settled } => settled <= now,
-            Health::Failed => false,
-        };
+        let healthy = |pop: &&Pop| pop.standing(now).0;
         let held_healthy = self.pops.iter().filter(|pop| pop.role == Role::Held).filter(healthy).count();
         let all_healthy = self.pops.iter().filter(healthy).count();
         debug_assert!(held_healthy >= self.wanted.min(all_healthy), "{self:?}");
-        let last_needed = self.pops.iter().rposition(|pop| pop.role == Role::Held && pop.ready == 0);
-        let hole = self.pops.iter().position(|pop| pop.role != Role::Held);
+        let ordered: Vec<_> = self.order().into_iter().filter_map(|index| self.pops.get(index)).collect();
+        debug_assert_eq!(ordered.len(), self.pops.len(), "{self:?}");
+        let last_needed = ordered.iter().rposition(|pop| pop.role == Role::Held && pop.ready == 0);
+        let hole = ordered.iter().position(|pop| pop.role != Role::Held);
         debug_assert!(last_needed.is_none() || hole.is_none() || last_needed < hole, "{self:?}");
     }
 }
@@ -172,117 +276,4 @@ fn settling(losses: u32) -> Duration {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn roles(machine: &Machine) -> String {
-        let letter = |pop: &Pop| match pop.role {
-            Role::Off => '-',
-            Role::Warm => 'w',
-            Role::Held => 'H',
-        };
-        machine.pops.iter().map(letter).collect()
-    }
-
-    #[test]
-    fn the_first_wanted_pops_are_held_and_the_next_is_warm() {
-        let now = crate::clock::now();
-        assert_eq!(roles(&Machine::new(5, 2, now)), "HHw--");
-        assert_eq!(roles(&Machine::new(2, 2, now)), "HH");
-        assert_eq!(roles(&Machine::new(1, 1, now)), "H");
-    }
-
-    #[test]
-    fn a_lost_pop_is_replaced_at_once_and_taken_back_when_it_has_settled() {
-        let now = crate::clock::now();
-        let mut machine = Machine::new(4, 2, now);
-        (0..3).for_each(|pop| machine.handle_ready(pop, now));
-        assert_eq!(roles(&machine), "HHw-");
-        machine.handle_lost(0, now);
-        assert_eq!(roles(&machine), "HHHw", "the warm one takes over, the next one gets warm");
-        machine.handle_ready(0, now);
-        assert_eq!(roles(&machine), "HHHw", "not before it has settled");
-        let settled = machine.poll_timeout(now).unwrap();
-        assert_eq!(settled, now + SETTLE);
-        machine.handle_timeout(settled);
-        assert_eq!(roles(&machine), "HHw-");
-    }
-
-    #[test]
-    fn a_flapping_pop_is_trusted_later_each_time() {
-        let mut now = crate::clock::now();
-        let mut machine = Machine::new(3, 1, now);
-        machine.handle_ready(0, now);
-        machine.handle_ready(1, now);
-        for losses in 1..6 {
-            machine.handle_lost(0, now);
-            machine.handle_ready(0, now);
-            assert_eq!(machine.poll_timeout(now), Some(now + settling(losses)));
-            now += Duration::from_secs(1);
-            assert_eq!(machine.role(1), Role::Held);
-        }
-    }
-
-    #[test]
-    fn a_draining_pop_is_replaced_while_its_links_live() {
-        let now = crate::clock::now();
-        let mut machine = Machine::new(3, 2, now);
-        machine.handle_ready(0, now);
-        machine.handle_ready(1, now);
-        machine.handle_drain(0, now);
-        assert_eq!(roles(&machine), "HHH");
-        assert!(!machine.is_covered_without(0));
-        machine.handle_ready(2, now);
-        assert!(machine.is_covered_without(0));
-    }
-
-    #[derive(Clone, Debug)]
-    enum Event {
-        Ready(usize),
-        Lost(usize),
-        DialFailed(usize),
-        Drain(usize),
-        Wait(u64),
-    }
-
-    fn any_event() -> impl Strategy<Value = Event> {
-        prop_oneof![
-            (0usize..5).prop_map(Event::Ready),
-            (0usize..5).prop_map(Event::Lost),
-            (0usize..5).prop_map(Event::DialFailed),
-            (0usize..5).prop_map(Event::Drain),
-            (0u64..40).prop_map(Event::Wait),
-        ]
-    }
-
-    proptest! {
-        /// The invariants are asserted inside; here: when everything comes back and time passes, the preferred are held.
-        #[test]
-        fn whatever_happens_the_invariants_hold_and_preference_wins_in_the_end(
-            events in proptest::collection::vec(any_event(), 0..60),
-            wanted in 1usize..4,
-        ) {
-            let mut now = crate::clock::now();
-            let mut machine = Machine::new(5, wanted, now);
-            for event in events {
-                match event {
-                    Event::Ready(pop) => machine.handle_ready(pop, now),
-                    Event::Lost(pop) => machine.handle_lost(pop, now),
-                    Event::DialFailed(pop) => machine.handle_dial_failed(pop, now),
-                    Event::Drain(pop) => machine.handle_drain(pop, now),
-                    Event::Wait(seconds) => {
-                        now += Duration::from_secs(seconds);
-                        machine.handle_timeout(now);
-                    }
-                }
-            }
-            for pop in 0..5 {
-                machine.handle_ready(pop, now);
-            }
-            machine.handle_timeout(now + SETTLE_MAX);
-            let expected: String = (0..5).map(|i| if i < wanted { 'H' } else if i == wanted { 'w' } else { '-' }).collect();
-            prop_assert_eq!(roles(&machine), expected);
-        }
-    }
-}
+mod tests;

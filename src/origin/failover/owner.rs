@@ -3,6 +3,8 @@
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use quinn::Endpoint;
 use tokio::sync::Notify;
@@ -15,8 +17,8 @@ use crate::tunnel::control::{Control, Drain, Load, Registered};
 use crate::tunnel::exchange::{ExchangeReader, ExchangeWriter};
 use crate::tunnel::link::{Link, LinkState, Owner};
 
-/// How long a drain waits for the PoPs that take over before it is answered all the same.
-const HANDOVER_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
+/// Longest that a draining PoP is waited for, whatever it says.
+const DRAIN_MAX: Duration = Duration::from_secs(3_600);
 
 /// One link's owner.
 pub struct OriginOwner {
@@ -26,11 +28,20 @@ pub struct OriginOwner {
     endpoint: Endpoint,
     registered: Notify,
     moved: Notify,
+    /// Whether the link counts as one that is ready.
+    counted: AtomicBool,
 }
 
 impl OriginOwner {
     pub(super) fn new(dialler: Arc<Dialler>, pop: usize, endpoint: Endpoint) -> Self {
-        Self { dialler, pop, endpoint, registered: Notify::new(), moved: Notify::new() }
+        Self {
+            dialler,
+            pop,
+            endpoint,
+            registered: Notify::new(),
+            moved: Notify::new(),
+            counted: AtomicBool::new(false),
+        }
     }
 
     /// Resolves when REGISTERED came.
@@ -43,6 +54,27 @@ impl OriginOwner {
         self.moved.notified()
     }
 
+    /// The link does not count as ready any more: it is over, or let go.
+    pub(super) fn discount(&self) {
+        if self.counted.swap(false, Ordering::AcqRel) {
+            self.dialler.supervisor.handle(|machine| machine.handle_lost(self.pop, clock::now()));
+        }
+    }
+
+    /// Moves the link to a fresh source port, and to the local address that leads to the PoP now: the connection goes on,
+    /// and quinn probes the new way at once.
+    pub(super) fn rebind(&self, link: &Link) {
+        match quic::dialling_socket(link.connection().remote_address())
+            .and_then(|socket| quic::rebind(&self.endpoint, socket))
+        {
+            Ok(()) => {
+                let port = self.endpoint.local_addr().map(|address| address.port().to_string()).unwrap_or_default();
+                link.tell(&Event { to: &port, ..Event::new(What::Rebind) });
+            }
+            Err(error) => tracing::warn!(%error, "no other source port"),
+        }
+    }
+
     fn handle_registered(&self, link: &Arc<Link>, answer: &Registered) {
         for (service, reason) in &answer.refused {
             tracing::error!(pop = %link.peer().node(), service, reason, "the PoP refuses a service");
@@ -50,34 +82,42 @@ impl OriginOwner {
         if link.state() != LinkState::Registering {
             return;
         }
-        let services = answer.accepted.join(",");
-        tracing::info!(pop = %link.peer().node(), worker = link.worker(), services, "tunnel ready");
+        let (services, pops) = (answer.accepted.join(","), answer.pops.join(","));
+        tracing::info!(pop = %link.peer().node(), worker = link.worker(), services, pops, "tunnel ready");
         link.set_state(LinkState::Ready);
         self.dialler.held.lock().push(link.clone());
+        if let Some(pop) = self.dialler.supervisor.pops().get(self.pop) {
+            pop.set_name(link.peer().node());
+        }
+        self.counted.store(true, Ordering::Release);
         self.dialler.supervisor.handle(|machine| machine.handle_ready(self.pop, clock::now()));
         self.dialler.changed();
         self.registered.notify_one();
     }
 
-    /// The PoP drains: others take over first, then it hears READY.
+    /// The PoP drains: others take over first, those that it named before all, then it hears READY. If none can, it does
+    /// not, and ends when it must.
     fn handle_drain(&self, link: &Arc<Link>, drain: &Drain) {
-        tracing::info!(pop = %link.peer().node(), reason = drain.reason, "PoP drains");
+        let next = self.dialler.supervisor.places(&drain.next);
+        tracing::info!(pop = %link.peer().node(), reason = drain.reason, next = drain.next.join(","), "PoP drains");
         link.set_state(LinkState::Draining);
-        self.dialler.supervisor.handle(|machine| machine.handle_drain(self.pop, clock::now()));
+        self.dialler.supervisor.handle(|machine| machine.handle_drain(self.pop, next, clock::now()));
         self.dialler.changed();
         let (dialler, pop, link) = (self.dialler.clone(), self.pop, link.clone());
+        let timeout = Duration::from_millis(drain.deadline_millis).min(DRAIN_MAX);
         self.dialler.links.spawn(async move {
             let covered = async {
                 loop {
                     let changed = dialler.supervisor.changed();
-                    if dialler.supervisor.is_covered_without(pop) {
+                    if dialler.supervisor.is_covered_without(pop) || link.state() == LinkState::Closed {
                         return;
                     }
                     changed.await;
                 }
             };
-            let _ = tokio::time::timeout(HANDOVER_TIMEOUT, covered).await;
-            link.send(&Control::Ready);
+            if tokio::time::timeout(timeout, covered).await.is_ok() {
+                link.send(&Control::Ready);
+            }
         });
     }
 }
@@ -98,14 +138,8 @@ impl Owner for OriginOwner {
 
     fn handle_state(&self, link: &Arc<Link>) {
         if link.state() == LinkState::Closed {
-            let mut held = self.dialler.held.lock();
-            let before = held.len();
-            held.retain(|other| !Arc::ptr_eq(other, link));
-            let was_held = held.len() < before;
-            drop(held);
-            if was_held {
-                self.dialler.supervisor.handle(|machine| machine.handle_lost(self.pop, clock::now()));
-            }
+            self.dialler.held.lock().retain(|other| !Arc::ptr_eq(other, link));
+            self.discount();
         }
         self.dialler.changed();
     }
@@ -121,15 +155,7 @@ impl Owner for OriginOwner {
     }
 
     fn handle_suspect(&self, link: &Arc<Link>) {
-        // A fresh source port takes another path through the network: the connection goes on.
-        match quic::dialling_socket(link.connection().remote_address())
-            .and_then(|socket| quic::rebind(&self.endpoint, socket))
-        {
-            Ok(()) => {
-                let port = self.endpoint.local_addr().map(|address| address.port().to_string()).unwrap_or_default();
-                link.tell(&Event { to: &port, ..Event::new(What::Rebind) });
-            }
-            Err(error) => tracing::warn!(%error, "no other source port"),
-        }
+        // A fresh source port takes another path through the network.
+        self.rebind(link);
     }
 }

@@ -1,12 +1,14 @@
 //! Drives [`super::machine`]: hears of links from their tasks, tells them what each PoP is for. Holds no link itself.
 
+use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use serde_json::{Value, json};
 use tokio::sync::{Notify, watch};
 
-use super::machine::{Machine, Role};
+use super::machine::{Chosen, MIGRATE_TIMEOUT, Machine, Role};
 use crate::clock;
 use crate::config::PopAddress;
 
@@ -15,6 +17,22 @@ pub struct Pop {
     /// Where it is.
     pub address: PopAddress,
     role: watch::Sender<Role>,
+    /// Its name, once its certificate was seen.
+    name: Mutex<Option<Arc<str>>>,
+}
+
+/// Why the tunnels did not move to a PoP by hand.
+#[derive(Debug, thiserror::Error)]
+pub enum MigrateError {
+    /// No PoP of the configuration has that name or address.
+    #[error("no PoP `{0}`; this origin knows {1}")]
+    Unknown(String, String),
+    /// Several have that host.
+    #[error("`{0}` is the host of several PoPs: name the port as well")]
+    Ambiguous(String),
+    /// It was not ready in time.
+    #[error("{0} could not be reached within {within:?}; the tunnels stay where they are", within = MIGRATE_TIMEOUT)]
+    Unreachable(PopAddress),
 }
 
 /// See the module. One per process.
@@ -22,6 +40,10 @@ pub struct Supervisor {
     pops: Vec<Pop>,
     machine: Mutex<Machine>,
     changed: Notify,
+    /// For [`Self::run`] alone, which keeps what it did not wait for.
+    due: Notify,
+    /// Notified when the operator asks for a PoP: no dial waits longer.
+    asked: Notify,
 }
 
 impl Supervisor {
@@ -31,9 +53,16 @@ impl Supervisor {
         let pop = |(index, address): (usize, &PopAddress)| Pop {
             address: address.clone(),
             role: watch::Sender::new(machine.role(index)),
+            name: Mutex::default(),
         };
         let pops = addresses.iter().enumerate().map(pop).collect();
-        Arc::new(Self { pops, machine: Mutex::new(machine), changed: Notify::new() })
+        Arc::new(Self {
+            pops,
+            machine: Mutex::new(machine),
+            changed: Notify::new(),
+            due: Notify::new(),
+            asked: Notify::new(),
+        })
     }
 
     /// The PoPs, in order.
@@ -54,7 +83,7 @@ impl Supervisor {
         }
         drop(machine);
         self.changed.notify_waiters();
-        self.changed.notify_one();
+        self.due.notify_one();
     }
 
     /// Whether enough other PoPs have ready links.
@@ -67,13 +96,82 @@ impl Supervisor {
         self.changed.notified()
     }
 
+    /// Resolves when the operator asks for a PoP.
+    pub fn asked(&self) -> impl Future<Output = ()> + '_ {
+        self.asked.notified()
+    }
+
+    /// The places of the PoPs at these addresses (`host:port`), as far as they are known here.
+    pub fn places(&self, addresses: &[String]) -> Vec<usize> {
+        let place = |address: &String| self.pops.iter().position(|pop| pop.address.to_string() == *address);
+        addresses.iter().filter_map(place).collect()
+    }
+
+    /// Puts the PoP named `to` (its name, or its address with or without the port) first and waits until it has a ready link.
+    /// Others are let go only then. Nothing changes if that takes too long.
+    pub async fn migrate(&self, to: &str) -> Result<Value, MigrateError> {
+        let index = self.find(to)?;
+        let begun = clock::now();
+        self.handle(|machine| machine.handle_migrate(Some(index), begun));
+        self.asked.notify_waiters();
+        loop {
+            let changed = self.changed();
+            let chosen = self.machine.lock().chosen(index);
+            match (chosen, self.pops.get(index)) {
+                (Chosen::Yes, _) => break,
+                (Chosen::No, Some(pop)) => return Err(MigrateError::Unreachable(pop.address.clone())),
+                (Chosen::Pending, _) | (_, None) => changed.await,
+            }
+        }
+        let millis = u64::try_from(clock::now().saturating_duration_since(begun).as_millis()).unwrap_or(u64::MAX);
+        Ok(json!({ "to": to, "millis": millis, "pops": self.status() }))
+    }
+
+    /// Back to the order of the configuration.
+    pub fn forget_choice(&self) -> Value {
+        self.handle(|machine| machine.handle_migrate(None, clock::now()));
+        json!({ "to": null, "pops": self.status() })
+    }
+
+    fn find(&self, wanted: &str) -> Result<usize, MigrateError> {
+        let matching = |is: &dyn Fn(&Pop) -> bool| -> Vec<usize> {
+            self.pops.iter().enumerate().filter(|(_, pop)| is(pop)).map(|(index, _)| index).collect()
+        };
+        let exact =
+            matching(&|pop| pop.name().is_some_and(|name| *name == *wanted) || pop.address.to_string() == wanted);
+        let by_host = matching(&|pop| pop.address.host == wanted);
+        match (exact.as_slice(), by_host.as_slice()) {
+            ([index, ..], _) | ([], [index]) => Ok(*index),
+            ([], []) => {
+                let known: Vec<_> = self.pops.iter().map(Pop::to_string).collect();
+                Err(MigrateError::Unknown(wanted.to_owned(), known.join(", ")))
+            }
+            ([], _) => Err(MigrateError::Ambiguous(wanted.to_owned())),
+        }
+    }
+
+    /// The PoPs for `/status`, in the order of the configuration.
+    pub fn status(&self) -> Value {
+        let machine = self.machine.lock();
+        let pops = self.pops.iter().enumerate().map(|(index, pop)| {
+            json!({
+                "pop": pop.name().as_deref(),
+                "address": pop.address.to_string(),
+                "role": format!("{:?}", machine.role(index)),
+                "ready": machine.ready(index),
+                "chosen": machine.chosen(index) != Chosen::No,
+            })
+        });
+        pops.collect()
+    }
+
     /// Lets time pass, until the process ends.
     pub async fn run(&self) {
         loop {
             let now = clock::now();
             let due = self.machine.lock().poll_timeout(now);
             tokio::select! {
-                () = self.changed.notified() => {}
+                () = self.due.notified() => {}
                 () = async { tokio::time::sleep_until(due.unwrap_or(now).into()).await }, if due.is_some() => {
                     self.handle(|machine| machine.handle_timeout(clock::now()));
                 }
@@ -86,5 +184,70 @@ impl Pop {
     /// What the PoP is for now and whenever that changes.
     pub fn roles(&self) -> watch::Receiver<Role> {
         self.role.subscribe()
+    }
+
+    /// Its name, once its certificate was seen.
+    pub fn name(&self) -> Option<Arc<str>> {
+        self.name.lock().clone()
+    }
+
+    /// Its certificate says that this is its name.
+    pub fn set_name(&self, name: &Arc<str>) {
+        *self.name.lock() = Some(name.clone());
+    }
+}
+
+impl fmt::Display for Pop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.address)?;
+        self.name().map_or(Ok(()), |name| write!(f, " ({name})"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn supervisor() -> Arc<Supervisor> {
+        let pop = |host: &str, port| PopAddress { host: host.into(), port };
+        let supervisor = Supervisor::new(&[pop("a.test", 1), pop("b.test", 1), pop("b.test", 2)], 1);
+        supervisor.pops()[0].set_name(&"pop-a".into());
+        supervisor
+    }
+
+    #[test]
+    fn a_pop_is_found_by_name_address_or_host_and_otherwise_the_error_lists_them() {
+        let supervisor = supervisor();
+        for (wanted, index) in [("pop-a", 0), ("a.test", 0), ("a.test:1", 0), ("b.test:2", 2)] {
+            assert_eq!(supervisor.find(wanted).unwrap(), index, "{wanted}");
+        }
+        let ambiguous = supervisor.find("b.test").unwrap_err().to_string();
+        assert!(ambiguous.contains("port"), "{ambiguous}");
+        let unknown = supervisor.find("pop-x").unwrap_err().to_string();
+        assert!(unknown.contains("a.test:1 (pop-a), b.test:1, b.test:2"), "{unknown}");
+        assert_eq!(supervisor.places(&["b.test:2".into(), "c.test:1".into()]), [2]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_migration_waits_for_the_link_and_lapses_without_one() {
+        let supervisor = supervisor();
+        let driver = supervisor.run();
+        let moved = async {
+            let migration = supervisor.migrate("b.test:2");
+            let ready = async {
+                supervisor.pops()[2].roles().wait_for(|role| *role == Role::Held).await.unwrap();
+                supervisor.handle(|machine| machine.handle_ready(2, clock::now()));
+            };
+            let (moved, ()) = tokio::join!(migration, ready);
+            assert_eq!(moved.unwrap()["pops"][2]["role"], "Held");
+            let late = supervisor.migrate("b.test:1").await.unwrap_err();
+            assert!(matches!(late, MigrateError::Unreachable(_)), "{late}");
+            assert_eq!(supervisor.status()[2]["chosen"], true, "the choice before it stays");
+            assert_eq!(supervisor.forget_choice()["pops"][2]["chosen"], false);
+        };
+        tokio::select! {
+            () = driver => unreachable!("it never ends"),
+            () = moved => {}
+        }
     }
 }

@@ -22,8 +22,8 @@ const DRAIN_MIN: Duration = Duration::from_millis(1);
 
 /// Runs one HTTP/3 connection until it is closed, by either side or after a drain.
 ///
-/// Each request stream becomes a task of `context.tasks`. When these drain, the client is told by GOAWAY, requests in flight
-/// are finished, and the connection is closed with H3_NO_ERROR. Dropping the future closes it at once.
+/// Each request stream becomes a task of `context.tasks`. When these drain, the client is told by GOAWAY in its
+/// turn, requests in flight are finished, and the connection is closed with H3_NO_ERROR. Dropping the future closes it at once.
 pub async fn connection<S: Serve>(quinn: quinn::Connection, client: Arc<Client>, serve: S, context: Context) {
     let tasks = context.tasks.clone();
     let shared = Arc::new(Shared::new(quinn, client, context));
@@ -34,7 +34,8 @@ pub async fn connection<S: Serve>(quinn: quinn::Connection, client: Arc<Client>,
     };
     tasks.spawn(streams::read_all(Arc::clone(&shared)));
     let mut next = 0;
-    let mut draining = pin!(tasks.draining());
+    let parting = shared.context.parting.clone();
+    let mut draining = pin!(parting.due(&tasks));
     loop {
         tokio::select! {
             biased;

@@ -31,6 +31,8 @@ use std::sync::Arc;
 pub use connection::connection;
 pub use metrics::H3Metrics;
 
+use super::alt_svc::AltSvc;
+use super::parting::Parting;
 use crate::config::Limits;
 use crate::task::Tasks;
 
@@ -45,4 +47,8 @@ pub struct Context {
     pub metrics: Arc<H3Metrics>,
     /// Owner of the connections' tasks.
     pub tasks: Tasks,
+    /// What answers announce while this PoP drains.
+    pub alt_svc: AltSvc,
+    /// When a connection hears of a drain.
+    pub parting: Parting,
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, HeaderValue};
+use http::header::{ALT_SVC, CONTENT_LENGTH, HeaderValue};
 use http::{HeaderMap, StatusCode};
 use http_body::{Body, Frame};
 use quinn::{StoppedError, VarInt};
@@ -57,6 +57,9 @@ where
 {
     let Response { mut head, mut body } = response;
     let plan = Plan::new(&mut head, form)?;
+    if let Some(next) = shared.context.alt_svc.next() {
+        head.headers.insert(ALT_SVC, next.clone());
+    }
     let size = sender.headers(|out| encode::response(out, head.status, &head.headers));
     if size as u64 > shared.field_section_max.load(Ordering::Relaxed) {
         sender.clear();

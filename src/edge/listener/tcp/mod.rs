@@ -33,6 +33,7 @@ use self::transport::Transport;
 use super::admission::{Admission, Permit};
 use super::alt_svc::AltSvc;
 use super::metrics::ListenerMetrics;
+use super::parting::Parting;
 use super::{Client, Protocol, Serve};
 use crate::clock;
 use crate::config::Limits;
@@ -62,6 +63,8 @@ pub struct TcpListener {
     pub tasks: Tasks,
     /// What answers announce.
     pub alt_svc: AltSvc,
+    /// When a connection hears of a drain.
+    pub parting: Parting,
     /// [`super::tls::tcp_config`].
     pub tls: Arc<rustls::ServerConfig>,
 }
@@ -90,6 +93,7 @@ pub async fn serve_tcp<S: Serve>(
             tokio::time::sleep(ACCEPT_PAUSE).await;
         }
     }
+    listener.alt_svc.drain();
     // Closing the socket resets connections in its queue: empty it first.
     while let Poll::Ready(Ok(accepted)) = poll_fn(|cx| Poll::Ready(socket.poll_accept(cx))).await {
         listener.take(accepted, local, &serve);
@@ -283,7 +287,7 @@ enum End {
 async fn drive_to_end<C: Graceful>(conn: C, activity: &Activity, listener: &TcpListener) -> End {
     let limits = &listener.limits;
     let mut conn = pin!(conn);
-    let mut draining = pin!(listener.tasks.draining());
+    let mut draining = pin!(listener.parting.due(&listener.tasks));
     let mut drained = false;
     // Since when an idle connection has been asked to end.
     let mut closing: Option<Instant> = None;

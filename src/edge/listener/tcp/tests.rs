@@ -223,7 +223,7 @@ impl Server {
         let shutdown = Shutdown::default();
         let tasks = Tasks::new(shutdown.clone());
         let metrics = ListenerMetrics::register(&mut Registry::default());
-        let alt_svc = AltSvc::new(&Http3::default(), 443);
+        let alt_svc = AltSvc::new(&Http3::default(), 443, &[]);
         let listener = TcpListener {
             name: "pop-a".into(),
             admission: admission::tests::admission(&limits),
@@ -231,6 +231,7 @@ impl Server {
             metrics: metrics.clone(),
             tasks: tasks.clone(),
             alt_svc: alt_svc.clone(),
+            parting: Parting::default(),
             tls: tls::tcp_config(tls::Certificates::load(&[files]).unwrap(), tls::tickets(None).unwrap()).unwrap(),
         };
         let spine = Spine { notes: Arc::default(), tasks: tasks.child(), cut: Arc::default() };

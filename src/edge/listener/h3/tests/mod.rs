@@ -22,6 +22,8 @@ use tokio::sync::Notify;
 
 use super::{Context, H3Metrics, connection};
 use crate::config::Limits;
+use crate::edge::listener::alt_svc::AltSvc;
+use crate::edge::listener::parting::Parting;
 use crate::edge::listener::{Client, Interim, Protocol, Request, RequestBody, Response, Serve};
 use crate::fault::{Fault, Side, Stage};
 use crate::task::{Shutdown, Tasks};
@@ -240,6 +242,8 @@ impl Server {
             name: "pop-a".into(),
             metrics: Arc::clone(&metrics),
             tasks: tasks.clone(),
+            alt_svc: AltSvc::default(),
+            parting: Parting::default(),
         };
         let (accepting, app) = (endpoint.clone(), App(Arc::clone(&seen)));
         tasks.clone().spawn(async move {

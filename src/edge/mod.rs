@@ -4,6 +4,11 @@ mod acceptor;
 mod body;
 pub mod dispatch;
 pub mod filter;
+#[cfg(not(feature = "interop"))]
+mod http3;
+#[cfg(feature = "interop")]
+#[path = "interop.rs"]
+mod http3;
 pub mod listener;
 pub mod route;
 mod run;

@@ -105,6 +105,18 @@ pub fn provider() -> Arc<CryptoProvider> {
         .clone()
 }
 
+/// The suite of QUIC's Initial packets (RFC 9001 section 5), whatever else is offered.
+///
+/// # Errors
+/// When the product's cryptography lacks it.
+pub fn initial_suite() -> Result<rustls::quic::Suite, TlsError> {
+    let provider = provider();
+    let mut suites = provider.cipher_suites.iter().filter_map(SupportedCipherSuite::tls13);
+    let initial = suites.find(|suite| suite.common.suite == rustls::CipherSuite::TLS13_AES_128_GCM_SHA256);
+    let missing = || rustls::Error::General("the provider lacks TLS13_AES_128_GCM_SHA256 for QUIC".into());
+    Ok(initial.and_then(rustls::Tls13CipherSuite::quic_suite).ok_or_else(missing)?)
+}
+
 fn groups() -> Vec<&'static dyn rustls::crypto::SupportedKxGroup> {
     use aws_lc_rs::kx_group::{SECP256R1, SECP384R1, X25519, X25519MLKEM768};
     vec![X25519MLKEM768, X25519, SECP256R1, SECP384R1]

@@ -44,6 +44,22 @@ pub struct EdgeConfig {
     pub drain: Drain,
     /// Logging.
     pub log: Log,
+    /// What quic-interop-runner asks for beyond the product; no key in the file.
+    #[cfg(feature = "interop")]
+    pub interop: Option<Interop>,
+}
+
+/// The edge under test by quic-interop-runner: HTTP/0.9 beside HTTP/3, TLS secrets of clients' connections in the file
+/// that `SSLKEYLOGFILE` names.
+#[cfg(feature = "interop")]
+#[derive(Clone, Debug, Default)]
+pub struct Interop {
+    /// TLS offers ChaCha20-Poly1305 alone.
+    pub chacha20: bool,
+    /// Folder for a qlog of each client's connection.
+    pub qlog: Option<PathBuf>,
+    /// Serve the files of this folder at the edge itself instead of through tunnels.
+    pub direct: Option<PathBuf>,
 }
 
 impl EdgeConfig {

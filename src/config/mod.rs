@@ -10,6 +10,8 @@ mod raw;
 mod report;
 mod values;
 
+#[cfg(feature = "interop")]
+pub use edge::Interop;
 pub use edge::{EdgeConfig, EdgeService, EdgeTunnel, Http3, Limits, NextPop, TlsCertificate};
 pub use origin::{
     OriginConfig, OriginService, OriginTunnel, PopAddress, Upstream, UpstreamLimits, UpstreamScheme, UpstreamTarget,

@@ -20,6 +20,7 @@ use super::dispatch::allowance::Allowance;
 use super::dispatch::tunnels::Tunnels;
 use super::dispatch::{Dispatch, DispatchMetrics, REPLAY_BYTES_MAX};
 use super::filter::{FilterMetrics, FilterState};
+use super::http3;
 use super::listener::admission::Admission;
 use super::listener::alt_svc::AltSvc;
 use super::listener::h3;
@@ -352,7 +353,7 @@ struct Servers {
 impl Servers {
     fn new(shared: &Shared) -> Result<Self, RunError> {
         let tickets = tls::tickets(shared.config.ticket_keys.as_deref())?;
-        let client_tls = tls::quic_config(shared.certificates.clone(), tickets.clone())?;
+        let client_tls = tls::quic_config(http3::tls(&shared.config, shared.certificates.clone(), tickets.clone())?)?;
         let transport = Arc::new(transport(&shared.config.tunnel.limits));
         Ok(Self {
             client: quic::server_config(client_tls, &shared.keys, &shared.config.limits),
@@ -378,9 +379,12 @@ async fn work(shared: &Arc<Shared>, worker: Worker, servers: Servers, sockets: S
             metrics: shared.listener_metrics.clone(),
             tasks: shared.clients.clone(),
             alt_svc: alt_svc.clone(),
+            #[cfg(feature = "interop")]
+            qlog: http3::qlog(&shared.config, &servers.client),
         };
-        let (spine, context) = (spine.clone(), h3_context(shared, alt_svc, parting.clone()));
-        let connection = move |connection, client| h3::connection(connection, client, spine.clone(), context.clone());
+        let context = h3_context(shared, alt_svc, parting.clone());
+        let connections = http3::Connections::new(&shared.config, spine.clone(), context)?;
+        let connection = move |connection, client| connections.clone().run(connection, client);
         listeners.spawn(async move {
             if let Err(error) = serve_quic(endpoint, listener, connection).await {
                 tracing::error!(%error, "HTTP/3 is gone on this worker");

@@ -48,6 +48,8 @@ pub fn edge(top: &mut Section<'_>) -> Option<EdgeConfig> {
         http3,
         drain,
         log,
+        #[cfg(feature = "interop")]
+        interop: None,
     })
 }
 

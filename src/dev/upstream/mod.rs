@@ -5,10 +5,10 @@
 //! more predictable than what it helps to test, so every answer is computable by the client (`pattern.rs`, `/hash`)
 //! and what it did is told by itself (`/log`, `/count`).
 
-mod body;
+pub(crate) mod body;
 mod echo;
 mod events;
-mod files;
+pub(crate) mod files;
 mod journal;
 mod link;
 mod pattern;

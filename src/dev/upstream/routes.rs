@@ -79,6 +79,10 @@ impl Routes {
 
     async fn route(&self, request: Request<Incoming>, interim: Option<Interim>) -> Response<AnyBody> {
         let uri = request.uri().clone();
+        // A file goes before a built-in path of its name.
+        if let Some(response) = self.file(&request).await {
+            return response;
+        }
         if uri.path() == "*" || (request.method() == Method::OPTIONS && !uri.path().starts_with("/echo")) {
             return options();
         }
@@ -97,21 +101,21 @@ impl Routes {
             path => match path.split_at_checked(1).and_then(|(_, path)| path.split_once('/')) {
                 Some(("bytes", length)) => bytes(length, &request),
                 Some(("status", code)) => status(code),
-                _ => self.file(&request).await,
+                _ => nothing(&uri),
             },
         }
     }
 
-    async fn file(&self, request: &Request<Incoming>) -> Response<AnyBody> {
-        if let Some(files) = &self.files
-            && let Some(response) = files.answer(request).await
-        {
-            return response;
-        }
-        match request.uri().path() {
-            "/" => plain(StatusCode::OK, HELP),
-            _ => plain(StatusCode::NOT_FOUND, "not found\n"),
-        }
+    async fn file(&self, request: &Request<Incoming>) -> Option<Response<AnyBody>> {
+        self.files.as_ref()?.answer(request).await
+    }
+}
+
+/// No file and no built-in path.
+fn nothing(uri: &Uri) -> Response<AnyBody> {
+    match uri.path() {
+        "/" => plain(StatusCode::OK, HELP),
+        _ => plain(StatusCode::NOT_FOUND, "not found\n"),
     }
 }
 

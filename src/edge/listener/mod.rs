@@ -7,6 +7,8 @@ pub mod admission;
 pub mod alt_svc;
 pub mod h3;
 pub mod head;
+#[cfg(feature = "interop")]
+pub mod hq;
 pub mod metrics;
 pub mod parting;
 pub mod quic;

@@ -3,14 +3,17 @@
 //!
 //! Called once per worker and client address. Owns the endpoint and the tasks of its connections.
 
-use std::future::{Future, IntoFuture};
+use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use quinn::congestion::CubicConfig;
 use quinn::crypto::rustls::{HandshakeData, QuicServerConfig};
-use quinn::{Connection, Endpoint, IdleTimeout, Incoming, MtuDiscoveryConfig, ServerConfig, TransportConfig, VarInt};
+use quinn::{
+    Connecting, Connection, ConnectionError, Endpoint, IdleTimeout, Incoming, MtuDiscoveryConfig, ServerConfig,
+    TransportConfig, VarInt,
+};
 
 use super::admission::{Admission, Permit};
 use super::alt_svc::AltSvc;
@@ -42,6 +45,9 @@ pub struct QuicListener {
     pub tasks: Tasks,
     /// Told when this endpoint stops taking connections.
     pub alt_svc: AltSvc,
+    /// A trace of each connection.
+    #[cfg(feature = "interop")]
+    pub qlog: Option<Qlog>,
 }
 
 /// The endpoint's socket failed: HTTP/3 is gone on this worker.
@@ -163,7 +169,8 @@ impl QuicListener {
 
     async fn handshake(&self, incoming: Incoming) -> Option<Connection> {
         let address = incoming.remote_address();
-        match tokio::time::timeout(self.limits.header_timeout, incoming.into_future()).await {
+        let handshake = async { self.accept(incoming)?.await };
+        match tokio::time::timeout(self.limits.header_timeout, handshake).await {
             Ok(Ok(connection)) => return Some(connection),
             Ok(Err(error)) => {
                 self.metrics.handshakes_failed.inc();
@@ -175,6 +182,48 @@ impl QuicListener {
             }
         }
         None
+    }
+}
+
+#[cfg(not(feature = "interop"))]
+impl QuicListener {
+    fn accept(&self, incoming: Incoming) -> Result<Connecting, ConnectionError> {
+        incoming.accept()
+    }
+}
+
+#[cfg(feature = "interop")]
+impl QuicListener {
+    fn accept(&self, incoming: Incoming) -> Result<Connecting, ConnectionError> {
+        match &self.qlog {
+            Some(qlog) => {
+                let config = qlog.server_config(&incoming.orig_dst_cid(), &self.limits);
+                incoming.accept_with(config)
+            }
+            None => incoming.accept(),
+        }
+    }
+}
+
+/// Where traces of connections go.
+#[cfg(feature = "interop")]
+#[derive(Clone)]
+pub struct Qlog {
+    /// The folder.
+    pub folder: Arc<std::path::Path>,
+    /// The endpoint's configuration, which each connection gets with a trace of its own.
+    pub server: ServerConfig,
+}
+
+#[cfg(feature = "interop")]
+impl Qlog {
+    /// Named after the connection ID that the client chose, as qlog wants it.
+    fn server_config(&self, id: &quinn::ConnectionId, limits: &Limits) -> Arc<ServerConfig> {
+        let mut transport = transport_config(limits);
+        transport.qlog_stream(crate::quic::qlog(&self.folder, &format!("{id}_server")));
+        let mut config = self.server.clone();
+        config.transport_config(Arc::new(transport));
+        Arc::new(config)
     }
 }
 

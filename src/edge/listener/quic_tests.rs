@@ -16,6 +16,7 @@ use crate::edge::listener::socket::bind_client;
 use crate::edge::listener::{admission, tls};
 use crate::quic::{Worker, endpoint, initial_cid};
 use crate::task::Shutdown;
+use crate::tls::provider;
 
 const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -63,6 +64,8 @@ fn listener(limits: &Limits, shutdown: &Shutdown) -> QuicListener {
         metrics: ListenerMetrics::register(&mut Registry::default()),
         tasks: Tasks::new(shutdown.clone()),
         alt_svc: AltSvc::new(&Http3::default(), 443, &[]),
+        #[cfg(feature = "interop")]
+        qlog: None,
     }
 }
 
@@ -85,7 +88,8 @@ impl Server {
         let log = Log::default();
         for (index, socket) in sockets.udp.into_iter().enumerate() {
             let worker = Worker::new(index, workers).unwrap();
-            let tls = tls::quic_config(site.certificates.clone(), tls::tickets(None).unwrap()).unwrap();
+            let tls = tls::quic_tls(provider(), site.certificates.clone(), tls::tickets(None).unwrap());
+            let tls = tls::quic_config(tls.unwrap()).unwrap();
             let config = server_config(tls, &site.keys, limits);
             let endpoint = endpoint(site.keys.endpoint_config(worker), Some(config), socket).unwrap();
             let listener = QuicListener { admission: first.admission.for_worker(), ..first.clone() };

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use quinn::crypto::rustls::QuicServerConfig;
 use rustls::ServerConfig;
+use rustls::crypto::CryptoProvider;
 use rustls::server::{ClientHello, ProducesTickets, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use x509_parser::extensions::GeneralName;
@@ -17,7 +18,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::tickets::SharedTickets;
 use crate::config::TlsCertificate;
-use crate::tls::{TlsError, load_certified_key, provider};
+use crate::tls::{TlsError, initial_suite, load_certified_key, provider};
 
 /// The certificates of the edge, chosen by server name: exact name, then `*.` wildcard of one label (RFC 9525 section
 /// 6.3), then the first one configured. Shared by all workers and both configurations.
@@ -128,24 +129,32 @@ pub fn tcp_config(
     Ok(Arc::new(config))
 }
 
-/// The configuration of QUIC: HTTP/3 only, TLS 1.3, tickets, no early data (a replayed request would run twice).
+/// The TLS of QUIC: HTTP/3 only, TLS 1.3, tickets, no early data (a replayed request would run twice).
 ///
 /// # Errors
 /// When rustls refuses it.
-pub fn quic_config(
+pub fn quic_tls(
+    provider: Arc<CryptoProvider>,
     certificates: Arc<Certificates>,
     tickets: Arc<dyn ProducesTickets>,
-) -> Result<Arc<QuicServerConfig>, TlsError> {
-    let mut config = ServerConfig::builder_with_provider(provider())
+) -> Result<ServerConfig, TlsError> {
+    let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_no_client_auth()
         .with_cert_resolver(certificates);
     config.alpn_protocols = vec![b"h3".to_vec()];
     config.ticketer = tickets;
     config.max_early_data_size = 0;
-    let config = QuicServerConfig::try_from(config)
-        .map_err(|_| rustls::Error::General("the provider lacks TLS13_AES_128_GCM_SHA256 for QUIC".into()))?;
-    Ok(Arc::new(config))
+    Ok(config)
+}
+
+/// The configuration of QUIC with the TLS of [`quic_tls`].
+///
+/// # Errors
+/// When the product's cryptography lacks the suite of Initial packets.
+pub fn quic_config(tls: ServerConfig) -> Result<Arc<QuicServerConfig>, TlsError> {
+    let config = QuicServerConfig::with_initial(Arc::new(tls), initial_suite()?);
+    Ok(Arc::new(config.map_err(|error| rustls::Error::General(error.to_string()))?))
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-# make demo    the whole product on this machine; Ctrl-C ends it
+# make demo    the whole product on this machine, clients, and outages that they do not notice; Ctrl-C ends it
 # make test    every test (brings a curl with HTTP/3 into target/ if the machine has none)
 # make check   format, lints and documentation
 # make sim     the tunnel in 10,000 simulated outages; SEEDS=n for another number
@@ -6,8 +6,8 @@
 # make bench   the chain under load beside its peers; prints the numbers of README.md
 
 CARGO ?= cargo
-# Arguments of the demo, such as: make demo DEMO="--pops 3 --upstream http://127.0.0.1:3000"
-DEMO ?=
+# Arguments of the demo, such as: make demo DEMO="--pops 3 --upstream http://127.0.0.1:3000"; without outages: make demo DEMO=
+DEMO ?= --outages
 # Scenarios of a long simulation.
 SEEDS ?= 10000
 

@@ -2,6 +2,7 @@
 //! running process. Called by the binaries' commands only.
 
 use std::fmt::Write;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -84,20 +85,31 @@ pub fn migrate(listen: Option<&AdminListen>, to: Option<&str>, json: bool) -> Re
     Ok(out)
 }
 
+/// Sends one request to the admin listener at `address` and returns the body.
+///
+/// # Errors
+/// When nobody answers in time, or the answer is not a success.
+pub async fn ask_at(address: SocketAddr, method: Method, path: &str) -> Result<Bytes, AskError> {
+    let asked = async { converse(TcpStream::connect(address).await?, method, path).await };
+    tokio::time::timeout(TIMEOUT, asked).await.unwrap_or_else(|_| Err(late()))
+}
+
+fn late() -> AskError {
+    AskError::Http("none in time".into())
+}
+
 /// Sends one request to the admin listener of a running process and returns the body.
 fn ask(listen: Option<&AdminListen>, method: Method, path: &str) -> Result<Bytes, AskError> {
     let listen = listen.ok_or(AskError::NoAdmin)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let late = || AskError::Http("none in time".into());
     runtime.block_on(async {
-        tokio::time::timeout(TIMEOUT, async {
-            match listen {
-                AdminListen::Tcp(address) => converse(TcpStream::connect(address).await?, method, path).await,
-                AdminListen::Unix(socket) => converse(UnixStream::connect(socket).await?, method, path).await,
+        match listen {
+            AdminListen::Tcp(address) => ask_at(*address, method, path).await,
+            AdminListen::Unix(socket) => {
+                let asked = async { converse(UnixStream::connect(socket).await?, method, path).await };
+                tokio::time::timeout(TIMEOUT, asked).await.unwrap_or_else(|_| Err(late()))
             }
-        })
-        .await
-        .unwrap_or_else(|_| Err(late()))
+        }
     })
 }
 

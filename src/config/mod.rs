@@ -16,5 +16,6 @@ pub use edge::{EdgeConfig, EdgeService, EdgeTunnel, Http3, Limits, NextPop, TlsC
 pub use origin::{
     OriginConfig, OriginService, OriginTunnel, PopAddress, Upstream, UpstreamLimits, UpstreamScheme, UpstreamTarget,
 };
+pub(crate) use raw::parse_duration;
 pub use report::Errors;
 pub use values::{AdminListen, Drain, HostPattern, Log, LogFormat, TunnelIdentity, TunnelLimits};

@@ -1,14 +1,16 @@
-//! A running demo: one folder, N edges, an origin and an upstream, from start to end.
+//! A running demo: one folder, N edges, two gateways and an upstream, from start to end.
 //!
 //! Called by `edge dev`. Owns the child processes and the order in which they start and end.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::pin::pin;
 use std::time::Duration;
 
 use super::child::Child;
 use super::layout::{Edge, Folder, GATEWAY, Layout};
 use super::probe::Probe;
+use super::show::{Audience, Process, Target, show};
 use super::upstream::{Listen, Upstream, UpstreamConfig};
 use super::{DevArgs, Failure, Signals};
 use crate::exit::Exit;
@@ -20,13 +22,21 @@ const CHAIN_TIMEOUT: Duration = Duration::from_secs(15);
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 /// For each child to end by force.
 const FORCE_TIMEOUT: Duration = Duration::from_secs(4);
+/// The gateways.
+const GATEWAYS: [&str; 2] = [GATEWAY, "gw-2"];
+/// Keys that outlive a restart: old clients of a killed PoP hear at once that it is gone.
+const EDGE_TOP: &str = "state_dir = \"state\"\n";
+/// The time of a drain where drains are shown: longer than a download and a conversation of the show.
+const SHORT_DRAIN: &str = "[drain]\ntimeout = \"15s\"\n";
 /// The host in printed URLs.
 const HOST: &str = "localhost";
 
 /// The processes of a demo, in the order in which they end.
-struct Demo {
-    edges: Vec<Child>,
-    origin: Option<Child>,
+pub struct Demo {
+    /// The PoPs.
+    pub edges: Vec<Child>,
+    /// The gateways, all for the same service.
+    pub gateways: Vec<Child>,
     tasks: Tasks,
     folder: Folder,
 }
@@ -38,18 +48,18 @@ struct Demo {
 pub async fn demo(args: DevArgs) -> Result<Exit, Failure> {
     let mut signals = Signals::new()?;
     let folder = args.dir.as_deref().map_or_else(Folder::temporary, Folder::keep)?;
-    let demo = Demo { edges: Vec::new(), origin: None, tasks: Tasks::new(Shutdown::default()), folder };
+    let demo = Demo { edges: Vec::new(), gateways: Vec::new(), tasks: Tasks::new(Shutdown::default()), folder };
     let mut demo = tokio::select! {
         demo = demo.start(&args) => demo?,
         () = signals.next() => return Ok(Exit::Ok),
     };
-    demo.watch(&mut signals).await;
+    let well = demo.run(&args, &mut signals).await;
     println!("\nEnding.");
     tokio::select! {
         () = demo.end() => {}
         () = signals.next() => {}
     }
-    Ok(Exit::Ok)
+    Ok(if well? { Exit::Ok } else { Exit::Failed })
 }
 
 impl Demo {
@@ -59,13 +69,15 @@ impl Demo {
         let hosts = hosts(args.listen.ip());
         Layout::new(self.folder.path()).certificates(&names, &hosts)?;
         let upstream = self.upstream(args).await?;
-        let mut listen = args.listen;
+        let (mut listen, patterns) = (args.listen, as_patterns(&hosts));
         for name in &names {
-            self.edge(name, Edge::new(listen_or_any(listen), &as_patterns(&hosts))).await?;
+            let tables = if args.outages { SHORT_DRAIN } else { "" };
+            let edge = Edge { top: EDGE_TOP, tables, ..Edge::new(listen_or_any(listen), &patterns) };
+            self.edge(name, edge).await?;
             listen.set_port(listen.port().checked_add(u16::from(listen.port() != 0)).unwrap_or(0));
         }
-        self.origin(&upstream).await?;
-        self.prove(&upstream, args.upstream.is_none()).await?;
+        self.gateways(&upstream, if args.outages { SHORT_DRAIN } else { "" }).await?;
+        self.prove(&upstream, args).await?;
         Ok(self)
     }
 
@@ -91,16 +103,94 @@ impl Demo {
         Ok(())
     }
 
-    async fn origin(&mut self, upstream: &str) -> Result<(), Failure> {
+    async fn gateways(&mut self, upstream: &str, tables: &str) -> Result<(), Failure> {
         let layout = Layout::new(self.folder.path());
         let pops: Vec<String> = self.edges.iter().flat_map(|edge| edge.ready.tunnel.first().cloned()).collect();
-        layout.origin(&pops, &[upstream.to_owned()], "")?;
-        self.origin = Some(start(&layout, "origin", GATEWAY).await?);
+        let upstreams = [upstream.to_owned()];
+        for name in GATEWAYS {
+            layout.gateway_certificate(name)?;
+            layout.gateway(name, "127.0.0.1:0", &pops, &upstreams, tables)?;
+            let child = start(&layout, "origin", name).await?;
+            // So that `origin status -c` finds it, and it comes back there.
+            let admin = child.ready.admin.first().ok_or("no admin address")?;
+            layout.gateway(name, admin, &pops, &upstreams, tables)?;
+            self.gateways.push(child);
+        }
         Ok(())
     }
 
+    /// Starts a process again that has ended, where it was.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub async fn restart(&mut self, process: Process) -> Result<(), Failure> {
+        let program = match process {
+            Process::Pop(_) => "edge",
+            Process::Gateway(_) => "origin",
+        };
+        let child = start(&Layout::new(self.folder.path()), program, self.name(process)).await?;
+        if let Some(place) = self.child(process) {
+            *place = child;
+        }
+        Ok(())
+    }
+
+    /// A process.
+    pub fn child(&mut self, process: Process) -> Option<&mut Child> {
+        match process {
+            Process::Pop(index) => self.edges.get_mut(index),
+            Process::Gateway(index) => self.gateways.get_mut(index),
+        }
+    }
+
+    /// The name of a process.
+    pub fn name(&self, process: Process) -> &str {
+        let child = match process {
+            Process::Pop(index) => self.edges.get(index),
+            Process::Gateway(index) => self.gateways.get(index),
+        };
+        child.map_or("", |child| child.name.as_str())
+    }
+
+    /// Where all processes are asked; a process that is started again is there too.
+    pub fn admins(&self) -> Vec<SocketAddr> {
+        let children = self.edges.iter().chain(&self.gateways);
+        children.filter_map(|child| child.ready.admin.first()?.parse().ok()).collect()
+    }
+
+    /// How many links each gateway has when all is well: to the PoPs that it holds and to the warm one.
+    pub fn links(&self) -> u64 {
+        const LINKS: u64 = 2;
+        const POPS: usize = 3;
+        LINKS * self.edges.len().min(POPS) as u64
+    }
+
+    /// Until its end: a show, or nothing but news. False if the show had failures.
+    async fn run(&mut self, args: &DevArgs, signals: &mut Signals) -> Result<bool, Failure> {
+        let time = args.time;
+        let end = async {
+            tokio::select! {
+                () = signals.next() => {}
+                () = async { tokio::time::sleep(time.unwrap_or_default()).await }, if time.is_some() => {}
+            }
+        };
+        if !args.outages {
+            self.watch(end).await;
+            return Ok(true);
+        }
+        let audience = Audience {
+            ca: Layout::new(self.folder.path()).site_ca(),
+            host: HOST.to_owned(),
+            http3: self.edges.iter().map(peer).collect::<Result<_, _>>()?,
+            http2: self.edges.iter().map(peer).collect::<Result<_, _>>()?,
+            target: if args.upstream.is_some() { Target::Other } else { Target::BuiltIn },
+        };
+        show(self, &audience, end).await
+    }
+
     /// One HTTP/3 request through each PoP, and what to do next.
-    async fn prove(&self, upstream: &str, built_in: bool) -> Result<(), Failure> {
+    async fn prove(&self, upstream: &str, args: &DevArgs) -> Result<(), Failure> {
+        let built_in = args.upstream.is_none();
         let ca = Layout::new(self.folder.path()).site_ca();
         let path = if built_in { "/echo" } else { "/" };
         println!("Trunkline serves {upstream}{}\n", if built_in { " (built in)" } else { "" });
@@ -112,10 +202,10 @@ impl Demo {
             let (name, pid, port, status) = (&edge.name, edge.pid(), peer.port(), found.status.as_u16());
             println!("  {name}  https://{HOST}:{port}/  pid {pid}  HTTP/3: {status} in {:.1?}", found.took);
         }
-        self.explain(&ca.display().to_string(), path)
+        self.explain(&ca.display().to_string(), path, args.outages)
     }
 
-    fn explain(&self, ca: &str, path: &str) -> Result<(), Failure> {
+    fn explain(&self, ca: &str, path: &str, outages: bool) -> Result<(), Failure> {
         let Some(first) = self.edges.first() else { return Ok(()) };
         let port = peer(first)?.port();
         println!("\nTry:\n  curl --http3 --cacert {ca} https://{HOST}:{port}{path}");
@@ -123,7 +213,15 @@ impl Demo {
         if let Some(last) = self.edges.last() {
             let config = Layout::new(self.folder.path()).config(&last.name);
             println!("  kill -9 {}   # {} vanishes", last.pid(), last.name);
-            println!("  {} run -c {}   # and comes back", sibling("edge")?.display(), config.display());
+            if outages {
+                println!("  # as do tunnels, gateways and PoPs in turn from now on; each is started again");
+            } else {
+                println!("  {} run -c {}   # and comes back", sibling("edge")?.display(), config.display());
+            }
+        }
+        if let Some(gateway) = self.gateways.first() {
+            let config = Layout::new(self.folder.path()).config(&gateway.name);
+            println!("  {} status -c {}   # its tunnels", sibling("origin")?.display(), config.display());
         }
         let kept = if self.folder.is_temporary() { "removed at the end" } else { "kept" };
         println!("\nLogs, certificates and configuration: {} ({kept}). Ctrl-C ends it.", self.folder.path().display());
@@ -131,19 +229,20 @@ impl Demo {
     }
 
     fn logs(&self) -> String {
-        let children = self.edges.iter().chain(&self.origin);
+        let children = self.edges.iter().chain(&self.gateways);
         children.map(|child| format!("--- {}\n{}", child.name, child.log_text())).collect()
     }
 
-    /// Waits for a signal. A child that dies is news, not an end: that is what a demo is for.
-    async fn watch(&mut self, signals: &mut Signals) {
+    /// Waits for `end`. A child that dies is news, not an end: that is what a demo is for.
+    async fn watch(&mut self, end: impl Future<Output = ()>) {
+        let mut end = pin!(end);
         // By name, not by whether it has ended: one may end before anybody looks.
         let mut told: Vec<String> = Vec::new();
         loop {
-            let children = self.edges.iter_mut().chain(&mut self.origin);
+            let children = self.edges.iter_mut().chain(&mut self.gateways);
             let mut children: Vec<&mut Child> = children.filter(|child| !told.contains(&child.name)).collect();
             tokio::select! {
-                () = signals.next() => return,
+                () = &mut end => return,
                 (name, status) = first_end(&mut children) => {
                     println!("{name} is gone ({status}).");
                     told.push(name);
@@ -152,9 +251,9 @@ impl Demo {
         }
     }
 
-    /// Edges first, so that they finish requests while the rest still works; then the origin, then the upstream.
+    /// Edges first, so that they finish requests while the rest still works; then the gateways, then the upstream.
     async fn end(&mut self) {
-        for child in self.edges.iter_mut().chain(&mut self.origin) {
+        for child in self.edges.iter_mut().chain(&mut self.gateways) {
             child.signal(libc::SIGTERM);
             if tokio::time::timeout(DRAIN_TIMEOUT, child.ended()).await.is_ok() {
                 continue;

@@ -85,8 +85,16 @@ impl<'a> Layout<'a> {
         for name in pops {
             self.issue(name, Subject::Pop { name: name.clone() })?;
         }
-        self.issue(GATEWAY, Subject::Gateway { name: GATEWAY.into(), services: vec![SERVICE.into()] })?;
+        self.gateway_certificate(GATEWAY)?;
         self.issue("site", Subject::Site { hosts: hosts.to_vec() })
+    }
+
+    /// Makes the certificate of another gateway.
+    ///
+    /// # Errors
+    /// When a file cannot be written or the name is none.
+    pub fn gateway_certificate(&self, name: &str) -> Result<(), CaError> {
+        self.issue(name, Subject::Gateway { name: name.into(), services: vec![SERVICE.into()] })
     }
 
     fn issue(&self, file: &str, subject: Subject) -> Result<(), CaError> {
@@ -128,18 +136,33 @@ impl<'a> Layout<'a> {
         fs::write(self.config(name), text)
     }
 
-    /// Writes the gateway's `origin.toml`.
+    /// Writes the `origin.toml` of the one gateway.
     ///
     /// # Errors
     /// When it cannot be written.
     pub fn origin(&self, pops: &[String], upstreams: &[String], tables: &str) -> io::Result<()> {
+        self.gateway(GATEWAY, "127.0.0.1:0", pops, upstreams, tables)
+    }
+
+    /// Writes a gateway's `origin.toml`.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn gateway(
+        &self,
+        name: &str,
+        admin: &str,
+        pops: &[String],
+        upstreams: &[String],
+        tables: &str,
+    ) -> io::Result<()> {
         let (pops, upstreams) = (quoted(pops), quoted(upstreams));
         let text = format!(
-            "name = \"{GATEWAY}\"\npops = [{pops}]\nadmin = \"127.0.0.1:0\"\n\n\
-             [tunnel]\ncert = \"{GATEWAY}.pem\"\nkey = \"{GATEWAY}.key\"\nca = \"tunnel-ca.pem\"\n\n\
+            "name = \"{name}\"\npops = [{pops}]\nadmin = \"{admin}\"\n\n\
+             [tunnel]\ncert = \"{name}.pem\"\nkey = \"{name}.key\"\nca = \"tunnel-ca.pem\"\n\n\
              [[service]]\nname = \"{SERVICE}\"\nupstreams = [{upstreams}]\n\n{tables}"
         );
-        fs::write(self.config(GATEWAY), text)
+        fs::write(self.config(name), text)
     }
 }
 

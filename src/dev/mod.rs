@@ -8,20 +8,24 @@ pub mod child;
 mod demo;
 pub mod layout;
 pub mod probe;
+mod show;
 pub mod upstream;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use crate::config::parse_duration;
 use crate::exit::Exit;
 use crate::task::{Shutdown, Tasks};
 use upstream::{Listen, Upstream, UpstreamConfig};
 
 /// Most PoPs of a demo.
 const POPS_MAX: u16 = 9;
-type Failure = Box<dyn std::error::Error + Send + Sync>;
+/// Why something of a demo did not work.
+pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// `edge dev`
 #[derive(Clone, Debug, clap::Args)]
@@ -41,6 +45,16 @@ pub struct DevArgs {
     /// Folder for certificates, configuration and logs, kept at the end. Default: a temporary one.
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
+    /// Kill, cut, freeze and drain all the time while clients ask, download and talk, and show what they notice.
+    #[arg(long)]
+    outages: bool,
+    /// End after this time (30s, 5m) instead of at Ctrl-C.
+    #[arg(long = "for", value_name = "DURATION", value_parser = duration)]
+    time: Option<Duration>,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    parse_duration(text).ok_or_else(|| "such as \"30s\", \"5m\"".to_owned())
 }
 
 /// `edge upstream`: the built-in upstream as a process of its own.

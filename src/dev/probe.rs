@@ -9,6 +9,7 @@ use bytes::Buf;
 use http::{Request, Response, StatusCode};
 use quinn::crypto::rustls::QuicClientConfig;
 
+use super::Failure;
 use crate::{clock, tls};
 
 /// For one try, handshake included.
@@ -16,7 +17,29 @@ const TRY_TIMEOUT: Duration = Duration::from_secs(3);
 /// Between tries.
 const PAUSE: Duration = Duration::from_millis(50);
 
-type Failure = Box<dyn std::error::Error + Send + Sync>;
+/// TLS of a client that trusts the CA in `ca` and offers `alpn`.
+///
+/// # Errors
+/// When the CA cannot be read.
+pub fn tls_config(ca: &Path, alpn: &[u8]) -> Result<rustls::ClientConfig, Failure> {
+    let builder = rustls::ClientConfig::builder_with_provider(tls::provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])?;
+    let mut tls = builder.with_root_certificates(tls::load_roots(ca)?).with_no_client_auth();
+    tls.alpn_protocols = vec![alpn.to_vec()];
+    Ok(tls)
+}
+
+/// QUIC for clients of HTTP/3 at `peer`.
+///
+/// # Errors
+/// When the CA cannot be read or no socket be bound.
+pub fn endpoint(ca: &Path, peer: SocketAddr) -> Result<quinn::Endpoint, Failure> {
+    let any = if peer.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { (std::net::Ipv6Addr::UNSPECIFIED, 0).into() };
+    let mut endpoint = quinn::Endpoint::client(any)?;
+    let tls = QuicClientConfig::try_from(tls_config(ca, b"h3")?)?;
+    endpoint.set_default_client_config(quinn::ClientConfig::new(Arc::new(tls)));
+    Ok(endpoint)
+}
 
 /// A client that trusts one CA.
 pub struct Probe {
@@ -39,13 +62,7 @@ impl Probe {
     /// # Errors
     /// When the CA cannot be read or no socket be bound.
     pub fn new(ca: &Path, host: &str, peer: SocketAddr) -> Result<Self, Failure> {
-        let builder = rustls::ClientConfig::builder_with_provider(tls::provider())
-            .with_protocol_versions(&[&rustls::version::TLS13])?;
-        let mut tls = builder.with_root_certificates(tls::load_roots(ca)?).with_no_client_auth();
-        tls.alpn_protocols = vec![b"h3".to_vec()];
-        let any = if peer.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { (std::net::Ipv6Addr::UNSPECIFIED, 0).into() };
-        let mut endpoint = quinn::Endpoint::client(any)?;
-        endpoint.set_default_client_config(quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls)?)));
+        let endpoint = endpoint(ca, peer)?;
         Ok(Self { endpoint, host: host.to_owned() })
     }
 

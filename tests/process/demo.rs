@@ -8,6 +8,21 @@ use tokio::net::unix::pipe;
 use crate::chain::{edge_binary, in_time};
 
 #[tokio::test]
+async fn the_show_kills_cuts_and_drains_and_no_client_notices() {
+    let mut command = Command::new(edge_binary());
+    command.args(["dev", "--outages", "--for", "12s", "--listen", "127.0.0.1:0"]).stdin(Stdio::null());
+    let output = tokio::task::spawn_blocking(move || command.output()).await.expect("no panic").expect("edge dev");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
+    assert!(text.contains("failed 0, slowest") && text.contains("\nFailed: 0."), "{text}");
+    for act in ["tunnel cut", "killed"] {
+        assert!(text.contains(&format!("1 x {act}")) || text.contains(&format!("2 x {act}")), "{act}: {text}");
+    }
+    let downloaded = text.split("whole downloads, ").nth(1).and_then(|rest| rest.split(' ').next()).expect("totals");
+    assert!(downloaded.parse::<u64>().expect("MiB") > 0, "{text}");
+}
+
+#[tokio::test]
 async fn the_demo_serves_says_how_and_leaves_nothing_behind() {
     let mut child = Command::new(edge_binary())
         .args(["dev", "--listen", "127.0.0.1:0"])

@@ -24,6 +24,7 @@ use std::path::Path;
 use toml::de::DeTable;
 
 pub(super) use self::edge::edge;
+pub use self::numbers::parse_duration;
 pub(super) use self::origin::origin;
 use self::section::Section;
 use self::syntax::{Lines, with_syntax};

@@ -72,7 +72,7 @@ pub(super) fn duration(range: RangeInclusive<Duration>) -> impl Fn(&Item<'_>) ->
 }
 
 /// One or more numbers with units, each unit once, larger ones first.
-fn parse_duration(text: &str) -> Option<Duration> {
+pub fn parse_duration(text: &str) -> Option<Duration> {
     let mut rest = text;
     let mut units = DURATIONS.iter();
     let mut total = 0u64;

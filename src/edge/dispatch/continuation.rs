@@ -16,29 +16,42 @@ pub const CONTINUATIONS_MAX: u32 = 2;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Continuation {
     etag: HeaderValue,
-    total: u64,
+    range: ByteRange,
     used: u32,
 }
 
+/// The part of a representation that the client gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct ByteRange {
+    first: u64,
+    last: u64,
+    complete: u64,
+}
+
 impl Continuation {
-    /// Whether this response could be continued: a whole 200 to a plain GET, with a strong ETag and a length.
+    /// Whether this response could be continued: a 200 with a length or one part (206) to a GET, with a strong ETag.
     pub fn of(request: &RequestHead, response: &ResponseHead) -> Option<Self> {
-        let conditional = request.headers.contains_key(RANGE) || request.headers.contains_key(IF_RANGE);
-        if request.method != Method::GET || conditional || response.status != StatusCode::OK {
-            return None;
-        }
+        let range = match response.status {
+            _ if request.method != Method::GET => return None,
+            StatusCode::OK => {
+                let complete: u64 = response.headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()?;
+                ByteRange { first: 0, last: complete.checked_sub(1)?, complete }
+            }
+            // Several parts have no Content-Range of their own.
+            StatusCode::PARTIAL_CONTENT => ByteRange::of(&response.headers)?,
+            _ => return None,
+        };
         let etag = response.headers.get(ETAG).filter(|etag| is_strong(etag))?.clone();
-        let total = number(&response.headers, &CONTENT_LENGTH)?;
-        Some(Self { etag, total, used: 0 })
+        Some(Self { etag, range, used: 0 })
     }
 
-    /// Makes `request` ask for the rest, from byte `sent` on; false if there is nothing to ask for or it was asked too
-    /// often.
+    /// Makes `request` ask for the rest after `sent` bytes; false if there is nothing to ask for or it was asked too often.
     pub fn ask(&mut self, request: &mut RequestHead, sent: u64) -> bool {
-        if sent >= self.total || self.used >= CONTINUATIONS_MAX {
+        let Some(ByteRange { first, last, .. }) = self.range.after(sent) else { return false };
+        let Ok(range) = HeaderValue::try_from(format!("bytes={first}-{last}")) else { return false };
+        if self.used >= CONTINUATIONS_MAX {
             return false;
         }
-        let Ok(range) = HeaderValue::try_from(format!("bytes={sent}-")) else { return false };
         self.used += 1;
         request.headers.insert(RANGE, range);
         request.headers.insert(IF_RANGE, self.etag.clone());
@@ -48,21 +61,40 @@ impl Continuation {
     /// Whether `response` is exactly the rest.
     pub fn fits(&self, response: &ResponseHead, sent: u64) -> bool {
         let headers = &response.headers;
-        let range = format!("bytes {sent}-{}/{}", self.total.saturating_sub(1), self.total);
         response.status == StatusCode::PARTIAL_CONTENT
             && headers.get(ETAG) == Some(&self.etag)
-            && headers.get(CONTENT_RANGE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(range.as_bytes()))
+            && self.range.after(sent).is_some_and(|rest| ByteRange::of(headers) == Some(rest))
     }
+}
+
+impl ByteRange {
+    /// `Content-Range: bytes first-last/complete` (RFC 9110 section 14.4).
+    fn of(headers: &HeaderMap) -> Option<Self> {
+        let text = headers.get(CONTENT_RANGE)?.to_str().ok()?;
+        let (unit, range) = text.split_once(' ')?;
+        let (range, complete) = range.split_once('/')?;
+        let (first, last) = range.split_once('-')?;
+        let range = Self { first: digits(first)?, last: digits(last)?, complete: digits(complete)? };
+        let is_range = unit.eq_ignore_ascii_case("bytes") && range.first <= range.last && range.last < range.complete;
+        is_range.then_some(range)
+    }
+
+    /// What is left of it after `sent` bytes, if anything.
+    fn after(self, sent: u64) -> Option<Self> {
+        let first = self.first.checked_add(sent).filter(|first| *first <= self.last)?;
+        Some(Self { first, ..self })
+    }
+}
+
+/// A number without a sign.
+fn digits(text: &str) -> Option<u64> {
+    if text.bytes().all(|byte| byte.is_ascii_digit()) { text.parse().ok() } else { None }
 }
 
 /// RFC 9110 section 8.8.3: a quoted tag without `W/`.
 fn is_strong(etag: &HeaderValue) -> bool {
     let bytes = etag.as_bytes();
     bytes.len() > 2 && bytes.starts_with(b"\"") && bytes.ends_with(b"\"")
-}
-
-fn number(headers: &HeaderMap, name: &http::HeaderName) -> Option<u64> {
-    headers.get(name)?.to_str().ok()?.parse().ok()
 }
 
 #[cfg(test)]
@@ -86,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_whole_get_with_a_strong_validator_and_a_length_can_be_continued() {
+    fn only_a_get_with_a_strong_validator_and_a_length_can_be_continued() {
         let whole = response(200, &[(ETAG, "\"v1\""), (CONTENT_LENGTH, "1000")]);
         assert!(Continuation::of(&request(Method::GET), &whole).is_some());
         assert_eq!(Continuation::of(&request(Method::POST), &whole), None);
@@ -95,9 +127,8 @@ mod tests {
         {
             assert_eq!(Continuation::of(&request(Method::GET), &response(200, &fields)), None, "{fields:?}");
         }
-        let mut partial = request(Method::GET);
-        partial.headers.insert(RANGE, HeaderValue::from_static("bytes=5-"));
-        assert_eq!(Continuation::of(&partial, &whole), None);
+        let empty = response(200, &[(ETAG, "\"v1\""), (CONTENT_LENGTH, "0")]);
+        assert_eq!(Continuation::of(&request(Method::GET), &empty), None);
     }
 
     #[test]
@@ -108,7 +139,7 @@ mod tests {
         assert!(continuation.ask(&mut rest, 400));
         assert_eq!(
             (&rest.headers[RANGE], &rest.headers[IF_RANGE]),
-            (&"bytes=400-".parse().unwrap(), &"\"v1\"".parse().unwrap())
+            (&"bytes=400-999".parse().unwrap(), &"\"v1\"".parse().unwrap())
         );
         assert!(continuation.fits(&response(206, &[(ETAG, "\"v1\""), (CONTENT_RANGE, "bytes 400-999/1000")]), 400));
         for (status, etag, range) in [
@@ -119,6 +150,26 @@ mod tests {
             (206, "\"v1\"", "bytes 400-999/1001"),
         ] {
             assert!(!continuation.fits(&response(status, &[(ETAG, etag), (CONTENT_RANGE, range)]), 400));
+        }
+    }
+
+    #[test]
+    fn a_part_is_continued_within_the_part() {
+        let mut partial = request(Method::GET);
+        partial.headers.insert(RANGE, HeaderValue::from_static("bytes=100-299"));
+        let part = response(206, &[(ETAG, "\"v1\""), (CONTENT_RANGE, "bytes 100-299/1000")]);
+        let mut continuation = Continuation::of(&partial, &part).unwrap();
+        assert!(continuation.ask(&mut partial, 50));
+        assert_eq!(partial.headers[RANGE], "bytes=150-299");
+        for (range, fits) in [("bytes 150-299/1000", true), ("bytes 150-999/1000", false), ("bytes 150-299/*", false)] {
+            assert_eq!(continuation.fits(&response(206, &[(ETAG, "\"v1\""), (CONTENT_RANGE, range)]), 50), fits);
+        }
+        assert!(!continuation.ask(&mut partial, 200), "all of it was sent");
+        for range in
+            ["bytes 5-4/9", "bytes 0-9/9", "bytes +1-2/9", "lines 1-2/9", "bytes */9", "bytes 1-2/99999999999999999999"]
+        {
+            let odd = response(206, &[(ETAG, "\"v1\""), (CONTENT_RANGE, range)]);
+            assert_eq!(Continuation::of(&request(Method::GET), &odd), None, "{range}");
         }
     }
 

@@ -160,6 +160,7 @@ fn what_is_typed_is_what_is_checked() {
     let files = Files::new();
     let edge = files.edge(&text("tests/config/valid/edge-everything.toml")).expect("valid");
     assert_eq!((edge.workers, edge.listen.len(), edge.certificates.len(), edge.services.len()), (3, 3, 2, 2));
+    assert!(edge.early_data);
     assert_eq!(edge.admin, Some(AdminListen::Unix(files.dir().join("run/admin.sock"))));
     assert_eq!(
         edge.trusted.iter().map(ToString::to_string).collect::<Vec<_>>(),

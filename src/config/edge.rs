@@ -30,6 +30,9 @@ pub struct EdgeConfig {
     pub certificates: Vec<TlsCertificate>,
     /// Keys of session tickets, the same file at all PoPs. Default: keys of this process alone.
     pub ticket_keys: Option<PathBuf>,
+    /// Whether HTTP/3 clients that resume may send requests before the handshake is complete (0-RTT). Such a request may be
+    /// a replay by a stranger, so it must be safe to run twice: others get 425. Default false.
+    pub early_data: bool,
     /// The tunnel side.
     pub tunnel: EdgeTunnel,
     /// What is served.

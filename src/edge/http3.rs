@@ -7,9 +7,8 @@ use std::sync::Arc;
 
 use quinn::Connection;
 use rustls::ServerConfig;
-use rustls::server::ProducesTickets;
 
-use super::listener::tls::{Certificates, quic_tls};
+use super::listener::tls::{Certificates, Resumption, quic_tls};
 use super::listener::{Client, h3};
 use super::serve::Spine;
 use crate::config::EdgeConfig;
@@ -19,12 +18,8 @@ use crate::tls::{TlsError, provider};
 ///
 /// # Errors
 /// When rustls refuses it.
-pub fn tls(
-    _: &EdgeConfig,
-    certificates: Arc<Certificates>,
-    tickets: Arc<dyn ProducesTickets>,
-) -> Result<ServerConfig, TlsError> {
-    quic_tls(provider(), certificates, tickets)
+pub fn tls(_: &EdgeConfig, certificates: Arc<Certificates>, resumption: Resumption) -> Result<ServerConfig, TlsError> {
+    quic_tls(provider(), certificates, resumption)
 }
 
 /// What every connection of a worker gets.

@@ -29,7 +29,7 @@ use super::listener::parting::Parting;
 use super::listener::quic::{self, QuicListener, serve_quic};
 use super::listener::socket::{ClientSockets, bind_client};
 use super::listener::tcp::{self, serve_tcp};
-use super::listener::tls::{self, Certificates};
+use super::listener::tls::{self, Certificates, Resumption};
 use super::route::Routes;
 use super::serve::{Edge, Spine};
 use crate::admin::{self, Admin, AdminSocket, Readiness};
@@ -353,7 +353,8 @@ struct Servers {
 impl Servers {
     fn new(shared: &Shared) -> Result<Self, RunError> {
         let tickets = tls::tickets(shared.config.ticket_keys.as_deref())?;
-        let client_tls = tls::quic_config(http3::tls(&shared.config, shared.certificates.clone(), tickets.clone())?)?;
+        let resumption = Resumption::new(shared.config.early_data, tickets.clone());
+        let client_tls = tls::quic_config(http3::tls(&shared.config, shared.certificates.clone(), resumption)?)?;
         let transport = Arc::new(transport(&shared.config.tunnel.limits));
         Ok(Self {
             client: quic::server_config(client_tls, &shared.keys, &shared.config.limits),
@@ -379,6 +380,7 @@ async fn work(shared: &Arc<Shared>, worker: Worker, servers: Servers, sockets: S
             metrics: shared.listener_metrics.clone(),
             tasks: shared.clients.clone(),
             alt_svc: alt_svc.clone(),
+            early_data: shared.config.early_data,
             #[cfg(feature = "interop")]
             qlog: http3::qlog(&shared.config, &servers.client),
         };

@@ -24,6 +24,7 @@ pub fn edge(top: &mut Section<'_>) -> Option<EdgeConfig> {
     let trusted = top.or("trusted", Vec::new(), each(network));
     let mut tls = top.required_table("tls", "cert = \"site.pem\" and key = \"site.key\"");
     let ticket_keys = tls.optional("ticket_keys", file);
+    let early_data = early_data(&mut tls);
     let certificates = certificates(tls);
     let tunnel_section = top.required_table("tunnel", "listen, cert, key and ca");
     let tunnel = tunnel(tunnel_section, name.as_deref(), listen.as_deref().unwrap_or_default());
@@ -41,6 +42,7 @@ pub fn edge(top: &mut Section<'_>) -> Option<EdgeConfig> {
         trusted,
         certificates: certificates?,
         ticket_keys,
+        early_data,
         tunnel: tunnel?,
         services: services?,
         pops,
@@ -59,6 +61,16 @@ fn listen_once<'a>(seen: &Seen<SocketAddr>) -> impl Fn(&Item<'a>) -> Option<Sock
         let address = socket(item)?;
         if address.port() == 0 { Some(address) } else { once(seen, |_| Some(address))(item) }
     }
+}
+
+/// A ticket for early data is used once, which other PoPs cannot know.
+fn early_data(tls: &mut Section<'_>) -> bool {
+    let early_data = tls.or("early_data", false, flag);
+    if early_data && tls.has("ticket_keys") {
+        let message = "`early_data` needs tickets of one process, `ticket_keys` makes those of a fleet".into();
+        tls.conflict("early_data", message, "one of the two".into());
+    }
+    early_data
 }
 
 /// `[tls]`: `cert` and `key`, or `[[tls.certificate]]` tables, or both.

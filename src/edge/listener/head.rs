@@ -96,6 +96,11 @@ pub fn content_length(headers: &HeaderMap) -> Result<Option<u64>, Malformed> {
     Ok(Some(length))
 }
 
+/// Says that the request came before the handshake was complete, so that the upstream may answer 425 (RFC 8470 section 5.1).
+pub fn mark_early(headers: &mut HeaderMap) {
+    headers.insert("early-data", HeaderValue::from_static("1"));
+}
+
 /// Joins cookie crumbs into one field with `"; "` (RFC 9114 section 4.2.1, RFC 9113 section 8.2.3).
 pub fn join_cookies(headers: &mut HeaderMap) {
     if headers.get_all(header::COOKIE).iter().nth(1).is_none() {

@@ -81,7 +81,10 @@ async fn answer<S: Serve>(
 ) -> Result<(), Aborted> {
     let started = clock::now();
     let line = tokio::time::timeout(limits.header_timeout, read_line(receive)).await.map_err(|_| Aborted)??;
-    let head = request_head(&line, &client).ok_or(Aborted)?;
+    let mut head = request_head(&line, &client).ok_or(Aborted)?;
+    if receive.is_0rtt() {
+        head::mark_early(&mut head.headers);
+    }
     let request = Request { head, body: RequestBody::Empty, client, started };
     let response = serve.serve(request, &mut NoInterim).await;
     if response.head.status != StatusCode::OK {

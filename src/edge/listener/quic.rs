@@ -12,7 +12,7 @@ use quinn::congestion::CubicConfig;
 use quinn::crypto::rustls::{HandshakeData, QuicServerConfig};
 use quinn::{
     Connecting, Connection, ConnectionError, Endpoint, IdleTimeout, Incoming, MtuDiscoveryConfig, ServerConfig,
-    TransportConfig, VarInt,
+    TransportConfig, VarInt, ZeroRttAccepted,
 };
 
 use super::admission::{Admission, Permit};
@@ -25,7 +25,7 @@ use crate::task::Tasks;
 
 /// HTTP/3 needs 3 (control and two for QPACK); the rest is for streams of unknown types, which clients open as grease.
 const UNI_STREAMS_MAX: u32 = 8;
-/// What one client may send before its first packet was looked at; we look at once and never take early data.
+/// What one client may send before its first packet was looked at; we look at once.
 const INCOMING_BUFFER_MAX: u64 = 16 << 10;
 /// H3_NO_ERROR.
 const NO_ERROR: VarInt = VarInt::from_u32(0x100);
@@ -45,6 +45,8 @@ pub struct QuicListener {
     pub tasks: Tasks,
     /// Told when this endpoint stops taking connections.
     pub alt_svc: AltSvc,
+    /// Whether connections begin with the client's first packet instead of with its last of the handshake.
+    pub early_data: bool,
     /// A trace of each connection.
     #[cfg(feature = "interop")]
     pub qlog: Option<Qlog>,
@@ -86,6 +88,9 @@ fn transport_config(limits: &Limits) -> TransportConfig {
         .datagram_receive_buffer_size(None)
         .mtu_discovery_config(Some(MtuDiscoveryConfig::default()))
         .congestion_controller_factory(Arc::new(CubicConfig::default()));
+    // Behind the runner's simulator the kernel refuses a batch, and what should have gone with it is gone.
+    #[cfg(feature = "interop")]
+    transport.enable_segmentation_offload(false);
     transport
 }
 
@@ -158,20 +163,59 @@ impl QuicListener {
         F: Fn(Connection, Arc<Client>) -> R,
         R: Future<Output = ()>,
     {
-        let established = self.handshake(incoming).await;
-        drop(handshake);
+        let (established, early) = match self.early_data {
+            true => self.begin_early(incoming).await.unzip(),
+            false => (self.handshake(incoming).await, None),
+        };
         let Some(established) = established else { return };
         let client = Arc::new(client_of(&established, endpoint.local_addr().ok()));
         let open = self.metrics.open(Protocol::Http3);
-        connection(established, client).await;
+        let completed = async {
+            if let Some(early) = early {
+                self.complete(&established, early).await;
+            }
+            drop(handshake);
+        };
+        tokio::join!(completed, connection(established.clone(), client));
         drop((place, open));
     }
 
     async fn handshake(&self, incoming: Incoming) -> Option<Connection> {
         let address = incoming.remote_address();
-        let handshake = async { self.accept(incoming)?.await };
+        self.in_time(address, async { self.accept(incoming)?.await }).await
+    }
+
+    /// A connection as soon as the client has said what it wants, with its handshake still under way.
+    async fn begin_early(&self, incoming: Incoming) -> Option<(Connection, ZeroRttAccepted)> {
+        let address = incoming.remote_address();
+        let hello = async {
+            let mut connecting = self.accept(incoming)?;
+            connecting.handshake_data().await?;
+            Ok(connecting)
+        };
+        // A server can always begin.
+        self.in_time(address, hello).await?.into_0rtt().ok()
+    }
+
+    /// Waits for the rest of the handshake and closes a connection that lets us wait for long.
+    async fn complete(&self, connection: &Connection, early: ZeroRttAccepted) {
+        let completed = async {
+            // Resolves at the end of the handshake, good or bad; to false, whatever quinn's documentation says of servers.
+            early.await;
+            connection.close_reason().map_or(Ok(()), Err)
+        };
+        if self.in_time(connection.remote_address(), completed).await.is_none() {
+            connection.close(NO_ERROR, b"");
+        }
+    }
+
+    async fn in_time<T>(
+        &self,
+        address: SocketAddr,
+        handshake: impl Future<Output = Result<T, ConnectionError>>,
+    ) -> Option<T> {
         match tokio::time::timeout(self.limits.header_timeout, handshake).await {
-            Ok(Ok(connection)) => return Some(connection),
+            Ok(Ok(done)) => return Some(done),
             Ok(Err(error)) => {
                 self.metrics.handshakes_failed.inc();
                 tracing::debug!(%address, %error, "QUIC handshake failed");

@@ -45,6 +45,13 @@ impl Site {
         let tls = quinn::crypto::rustls::QuicClientConfig::try_from(tls).unwrap();
         ClientConfig::new(Arc::new(tls))
     }
+
+    /// A client that sends before its handshake where it has a ticket that allows it.
+    fn early_client(&self) -> ClientConfig {
+        let mut tls = tls::tests::client(std::slice::from_ref(&self.root), &[b"h3"]);
+        tls.enable_early_data = true;
+        ClientConfig::new(Arc::new(quinn::crypto::rustls::QuicClientConfig::try_from(tls).unwrap()))
+    }
 }
 
 /// Who was served where: worker index and peer address of each stream.
@@ -64,6 +71,7 @@ fn listener(limits: &Limits, shutdown: &Shutdown) -> QuicListener {
         metrics: ListenerMetrics::register(&mut Registry::default()),
         tasks: Tasks::new(shutdown.clone()),
         alt_svc: AltSvc::new(&Http3::default(), 443, &[]),
+        early_data: false,
         #[cfg(feature = "interop")]
         qlog: None,
     }
@@ -82,13 +90,18 @@ async fn echo(connection: Connection, worker: usize, log: Log) {
 impl Server {
     /// Starts one endpoint per worker on the current runtime.
     fn start(site: &Site, address: SocketAddr, workers: usize, limits: &Limits) -> Self {
+        Self::start_with(site, address, workers, limits, false)
+    }
+
+    fn start_with(site: &Site, address: SocketAddr, workers: usize, limits: &Limits, early_data: bool) -> Self {
         let sockets = bind_client(address, workers, true).unwrap();
         let shutdown = Shutdown::default();
-        let first = listener(limits, &shutdown);
+        let first = QuicListener { early_data, ..listener(limits, &shutdown) };
+        let resumption = tls::Resumption::new(early_data, tls::tickets(None).unwrap());
         let log = Log::default();
         for (index, socket) in sockets.udp.into_iter().enumerate() {
             let worker = Worker::new(index, workers).unwrap();
-            let tls = tls::quic_tls(provider(), site.certificates.clone(), tls::tickets(None).unwrap());
+            let tls = tls::quic_tls(provider(), site.certificates.clone(), resumption.clone());
             let tls = tls::quic_config(tls.unwrap()).unwrap();
             let config = server_config(tls, &site.keys, limits);
             let endpoint = endpoint(site.keys.endpoint_config(worker), Some(config), socket).unwrap();
@@ -340,5 +353,116 @@ async fn the_hybrid_group_is_negotiated_over_quic_and_plain_x25519_still_works()
         let config = ClientConfig::new(Arc::new(quinn::crypto::rustls::QuicClientConfig::try_from(tls).unwrap()));
         let connection = in_time(client().connect_with(config, server.address, "a.example").unwrap()).await.unwrap();
         in_time(round_trip(&connection, b"hello")).await;
+    }
+}
+
+/// Connects until there is a ticket that allows early data, and begins a connection with it.
+async fn connect_early(
+    client: &Endpoint,
+    config: &ClientConfig,
+    address: SocketAddr,
+) -> (Connection, quinn::ZeroRttAccepted) {
+    loop {
+        match client.connect_with(config.clone(), address, "a.example").unwrap().into_0rtt() {
+            Ok(early) => return early,
+            Err(connecting) => round_trip(&connecting.await.unwrap(), b"late").await,
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_returning_client_is_served_before_its_handshake_is_complete() {
+    let site = Site::new();
+    let any = "127.0.0.1:0".parse().unwrap();
+    let limits = Limits { retry_threshold: 1, ..Limits::default() };
+    let server = Server::start_with(&site, any, 1, &limits, true);
+    let client = client();
+    let (connection, accepted) = in_time(connect_early(&client, &site.early_client(), server.address)).await;
+    in_time(round_trip(&connection, b"early")).await;
+    assert!(in_time(accepted).await);
+    in_time(async {
+        while server.listener.admission.wants_retry() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert_eq!(server.listener.metrics.handshakes_failed.get(), 0);
+
+    let server = Server::start(&site, any, 1, &Limits::default());
+    let config = site.early_client();
+    let connecting = client.connect_with(config.clone(), server.address, "a.example").unwrap();
+    in_time(round_trip(&in_time(connecting).await.unwrap(), b"late")).await;
+    let again = client.connect_with(config, server.address, "a.example").unwrap();
+    assert!(again.into_0rtt().is_err(), "without early data no ticket allows it");
+}
+
+#[tokio::test]
+async fn an_early_request_that_a_stranger_sends_again_is_not_served_again() {
+    let site = Site::new();
+    let server = Server::start_with(&site, "127.0.0.1:0".parse().unwrap(), 1, &Limits::default(), true);
+    let tap = Tap::start(server.address, &server.listener.tasks).await;
+    let (client, config) = (client(), site.early_client());
+    // Leaves a second ticket.
+    in_time(connect_early(&client, &config, server.address)).await;
+    let connecting = client.connect_with(config, tap.address, "a.example").unwrap();
+    let Ok((connection, accepted)) = connecting.into_0rtt() else { panic!("no ticket") };
+    in_time(round_trip(&connection, b"early")).await;
+    assert!(in_time(accepted).await);
+    client.close(0_u32.into(), b"");
+    in_time(client.wait_idle()).await;
+
+    let stranger = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let (packets, mut answer) = (tap.seen.lock().clone(), [0; 2048]);
+    let replayed = async {
+        // Until the server has forgotten the first connection and takes the packets for a new one.
+        loop {
+            for packet in &packets {
+                stranger.send_to(packet, server.address).await.unwrap();
+            }
+            let answered = tokio::time::timeout(Duration::from_millis(50), stranger.recv(&mut answer)).await;
+            if answered.is_ok() {
+                break;
+            }
+        }
+    };
+    in_time(replayed).await;
+    // What came on the socket before this was looked at before this.
+    let client = self::client();
+    let connection = in_time(client.connect_with(site.client(), server.address, "a.example").unwrap()).await.unwrap();
+    in_time(round_trip(&connection, b"later")).await;
+    let stranger = stranger.local_addr().unwrap();
+    assert!(server.log.lock().iter().all(|(_, peer)| *peer != stranger), "the replay was served");
+}
+
+/// Between one client and a server; keeps what the client sent.
+struct Tap {
+    address: SocketAddr,
+    seen: Arc<Mutex<Vec<Vec<u8>>>>,
+}
+
+impl Tap {
+    async fn start(server: SocketAddr, tasks: &Tasks) -> Self {
+        let near = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let far = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        far.connect(server).await.unwrap();
+        let tap = Self { address: near.local_addr().unwrap(), seen: Arc::default() };
+        let seen = tap.seen.clone();
+        tasks.spawn(async move {
+            let (mut client, mut up, mut down) = (server, [0; 2048], [0; 2048]);
+            loop {
+                tokio::select! {
+                    got = near.recv_from(&mut up) => {
+                        let (length, from) = got.unwrap();
+                        client = from;
+                        seen.lock().push(up[..length].to_vec());
+                        far.send(&up[..length]).await.unwrap();
+                    }
+                    got = far.recv(&mut down) => {
+                        near.send_to(&down[..got.unwrap()], client).await.unwrap();
+                    }
+                }
+            }
+        });
+        tap
     }
 }

@@ -11,7 +11,9 @@ use arc_swap::ArcSwap;
 use quinn::crypto::rustls::QuicServerConfig;
 use rustls::ServerConfig;
 use rustls::crypto::CryptoProvider;
-use rustls::server::{ClientHello, ProducesTickets, ResolvesServerCert};
+use rustls::server::{
+    ClientHello, ProducesTickets, ResolvesServerCert, ServerSessionMemoryCache, StoresServerSessions,
+};
 use rustls::sign::CertifiedKey;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -19,6 +21,9 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use super::tickets::SharedTickets;
 use crate::config::TlsCertificate;
 use crate::tls::{TlsError, initial_suite, load_certified_key, provider};
+
+/// Sessions in memory where early data is taken, less than 1 KiB each; the oldest make room.
+const SESSIONS_MAX: usize = 20_000;
 
 /// The certificates of the edge, chosen by server name: exact name, then `*.` wildcard of one label (RFC 9525 section
 /// 6.3), then the first one configured. Shared by all workers and both configurations.
@@ -129,22 +134,48 @@ pub fn tcp_config(
     Ok(Arc::new(config))
 }
 
-/// The TLS of QUIC: HTTP/3 only, TLS 1.3, tickets, no early data (a replayed request would run twice).
+/// How clients resume over QUIC.
+#[derive(Clone)]
+pub enum Resumption {
+    /// With tickets that hold their session.
+    Tickets(Arc<dyn ProducesTickets>),
+    /// With tickets that name a session in this process's memory and are good for one connection, so that early data can be
+    /// taken: what is sent a second time finds no session and no keys (RFC 8446 section 8.1).
+    Once(Arc<dyn StoresServerSessions>),
+}
+
+impl Resumption {
+    /// `tickets`, unless early data is wanted.
+    pub fn new(early_data: bool, tickets: Arc<dyn ProducesTickets>) -> Self {
+        match early_data {
+            true => Self::Once(ServerSessionMemoryCache::new(SESSIONS_MAX)),
+            false => Self::Tickets(tickets),
+        }
+    }
+}
+
+/// The TLS of QUIC: HTTP/3 only, TLS 1.3.
 ///
 /// # Errors
 /// When rustls refuses it.
 pub fn quic_tls(
     provider: Arc<CryptoProvider>,
     certificates: Arc<Certificates>,
-    tickets: Arc<dyn ProducesTickets>,
+    resumption: Resumption,
 ) -> Result<ServerConfig, TlsError> {
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_no_client_auth()
         .with_cert_resolver(certificates);
     config.alpn_protocols = vec![b"h3".to_vec()];
-    config.ticketer = tickets;
-    config.max_early_data_size = 0;
+    match resumption {
+        Resumption::Tickets(tickets) => config.ticketer = tickets,
+        Resumption::Once(sessions) => {
+            config.session_storage = sessions;
+            // QUIC has its own limits (RFC 9001 section 4.6.1).
+            config.max_early_data_size = u32::MAX;
+        }
+    }
     Ok(config)
 }
 

@@ -19,6 +19,7 @@ use super::respond::{self, Form, H3Interim, Stopped};
 use super::send::{Abort, Sender};
 use super::shared::{Active, Shared};
 use crate::clock;
+use crate::edge::listener::head::mark_early;
 use crate::edge::listener::{Request, RequestBody, Serve};
 use crate::fault::Kind;
 
@@ -108,11 +109,13 @@ impl Exchange<'_> {
         let Some(section) = batch.head.take() else {
             return Err(Refusal::Answer(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE));
         };
-        let head = fields::request(section, &self.shared.context.limits)?;
-        let early = self.receiver.as_ref().is_some_and(Receiver::is_early);
-        if early && !head.head.method.is_safe() {
-            // A replayed flight must change nothing (RFC 8470 section 5.2).
-            return Err(Refusal::Answer(StatusCode::TOO_EARLY));
+        let mut head = fields::request(section, &self.shared.context.limits)?;
+        if self.receiver.as_ref().is_some_and(Receiver::is_early) {
+            if !head.head.method.is_safe() {
+                // A replayed flight must change nothing (RFC 8470 section 5.2).
+                return Err(Refusal::Answer(StatusCode::TOO_EARLY));
+            }
+            mark_early(&mut head.head.headers);
         }
         Ok((head, batch))
     }

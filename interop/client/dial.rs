@@ -57,6 +57,10 @@ impl Dialler {
         transport
             .stream_receive_window(STREAM_WINDOW)
             .receive_window(WINDOW)
+            // Requests are small, and one case counts the bytes that are not in 0-RTT packets: no probes.
+            .mtu_discovery_config(None)
+            // Behind the runner's simulator the kernel refuses a batch, and the first flight would be gone.
+            .enable_segmentation_offload(false)
             .max_idle_timeout(Some(IdleTimeout::try_from(IDLE_TIMEOUT)?));
         if let Some(folder) = &self.qlog {
             transport.qlog_stream(quic::qlog(folder, &format!("{id}_client")));

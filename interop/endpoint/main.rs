@@ -60,6 +60,7 @@ fn edge(file: &Path, contract: Contract) -> Exit {
         Ok(config) => config,
         Err(errors) => return failed(errors),
     };
+    config.early_data = contract.case == "zerortt";
     config.interop = Some(Interop {
         chacha20: contract.case == "chacha20",
         qlog: contract.qlog,

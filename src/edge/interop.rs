@@ -11,11 +11,10 @@ use http_body_util::combinators::MapErr;
 use quinn::Connection;
 use quinn::crypto::rustls::HandshakeData;
 use rustls::crypto::CryptoProvider;
-use rustls::server::ProducesTickets;
 use rustls::{CipherSuite, KeyLogFile, ServerConfig};
 
 use super::listener::quic::Qlog;
-use super::listener::tls::{Certificates, quic_tls};
+use super::listener::tls::{Certificates, Resumption, quic_tls};
 use super::listener::{Client, Interim, Request, Response, Serve, h3, hq};
 use super::serve::Spine;
 use crate::config::EdgeConfig;
@@ -32,14 +31,14 @@ use crate::tunnel::message::ResponseHead;
 pub fn tls(
     config: &EdgeConfig,
     certificates: Arc<Certificates>,
-    tickets: Arc<dyn ProducesTickets>,
+    resumption: Resumption,
 ) -> Result<ServerConfig, TlsError> {
-    let Some(interop) = &config.interop else { return quic_tls(provider(), certificates, tickets) };
+    let Some(interop) = &config.interop else { return quic_tls(provider(), certificates, resumption) };
     let mut suites = CryptoProvider::clone(&provider());
     if interop.chacha20 {
         suites.cipher_suites.retain(|suite| suite.suite() == CipherSuite::TLS13_CHACHA20_POLY1305_SHA256);
     }
-    let mut tls = quic_tls(Arc::new(suites), certificates, tickets)?;
+    let mut tls = quic_tls(Arc::new(suites), certificates, resumption)?;
     tls.alpn_protocols.push(hq::ALPN.to_vec());
     // Links of tunnels have a configuration of their own and are in no log.
     tls.key_log = Arc::new(KeyLogFile::new());

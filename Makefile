@@ -19,6 +19,7 @@ demo:
 
 test:
 	@curl=$$(tests/tools/curl.sh) && export TRUNKLINE_CURL="$$curl" && $(CARGO) test
+	$(CARGO) test --features interop --test interop
 
 outages:
 	$(CARGO) test --test outages -- --include-ignored --nocapture --test-threads=1
@@ -26,6 +27,7 @@ outages:
 check:
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets -- -D warnings
+	$(CARGO) clippy --all-targets --all-features -- -D warnings
 	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --no-deps
 
 sim:

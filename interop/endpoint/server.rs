@@ -14,6 +14,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use trunkline::dev::child::Child;
 use trunkline::dev::layout::{Edge, Folder, GATEWAY, Layout};
 use trunkline::dev::upstream::{Listen, Upstream, UpstreamConfig};
+use trunkline::observe::ready::Ready;
 use trunkline::task::{Shutdown, Tasks};
 
 use crate::contract::{Contract, folder};
@@ -60,7 +61,6 @@ async fn serve(contract: &Contract) -> Result<(), Failure> {
         started = chain.start(contract, &tasks) => started?,
         () = end.next() => return Ok(()),
     }
-    println!("interop-endpoint: serving {} on port {}", www().display(), contract.port);
     tokio::select! {
         () = end.next() => chain.end().await,
         gone = chain.gone() => return Err(gone.into()),
@@ -107,6 +107,9 @@ impl Chain {
         let edge = Edge { tunnel: loopback, top: &top, tables: &tables, ..Edge::new(listen(contract.port), &hosts) };
         layout.edge(POP, &edge)?;
         let edge = start(&layout, &self.logs, POP, "edge").await?;
+        let mut ready = Ready::default();
+        ready.http3 = edge.ready.http3.clone();
+        ready.announce();
         let pops = edge.ready.tunnel.clone();
         self.children.push(edge);
         if is_direct() {

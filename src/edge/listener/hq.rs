@@ -125,26 +125,3 @@ fn request_head(line: &[u8], client: &Client) -> Option<RequestHead> {
         headers: HeaderMap::new(),
     })
 }
-
-#[cfg(test)]
-mod tests {
-    use super::super::Protocol;
-    use super::*;
-
-    fn path(line: &[u8]) -> Option<String> {
-        let address = "127.0.0.1:1".parse().unwrap();
-        let client = Client { address, local: address, protocol: Protocol::Http3, sni: Some("server4".into()) };
-        request_head(line, &client).map(|head| format!("{}{}", head.authority, head.path))
-    }
-
-    #[test]
-    fn a_line_is_get_and_a_path_and_its_end_may_be_missing() {
-        for line in [&b"GET /a.b?c\r\n"[..], b"GET /a.b?c\n", b"GET /a.b?c", b"GET /a.b?c\r\nrest"] {
-            assert_eq!(path(line).as_deref(), Some("server4/a.b?c"));
-        }
-        for line in [&b""[..], b"\r\n", b"GET", b"GET \r\n", b"get /\r\n", b"POST /\r\n", b"GET a\r\n", b"GET / x\r\n"]
-        {
-            assert_eq!(path(line), None, "{line:?}");
-        }
-    }
-}

@@ -248,6 +248,7 @@ mod tests {
         let supervisor = supervisor();
         let driver = supervisor.run();
         let moved = async {
+            supervisor.handle("test", |machine| machine.handle_ready(0, clock::now()));
             let migration = supervisor.migrate("b.test:2");
             let ready = async {
                 supervisor.pops()[2].roles().wait_for(|role| *role == Role::Held).await.unwrap();

@@ -4,10 +4,12 @@
 use std::future::Future;
 use std::io;
 use std::pin::pin;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use crate::clock;
+use crate::observe::event::{Event, What};
 use crate::task::Shutdown;
 
 /// How long force may take before the process ends without its tasks.
@@ -22,6 +24,19 @@ pub enum Ended {
     Deadline,
     /// A second signal came; what was left was cut.
     Forced,
+}
+
+impl Ended {
+    /// The event that tells of the end of `process`, whose drain began at `begun`.
+    pub fn event(self, process: &str, begun: Instant) -> Event<'_> {
+        let why = match self {
+            Self::Drained => "everything finished",
+            Self::Deadline => "the drain's time is over",
+            Self::Forced => "asked to end at once",
+        };
+        let took = clock::now().saturating_duration_since(begun);
+        Event { from: process, took, why, ..Event::new(What::Drained) }
+    }
 }
 
 /// What the process is asked.

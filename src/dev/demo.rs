@@ -8,7 +8,7 @@ use std::pin::pin;
 use std::time::Duration;
 
 use super::child::Child;
-use super::layout::{Edge, Folder, GATEWAY, Layout};
+use super::layout::{Edge, Folder, GATEWAY, Gateway, Layout};
 use super::probe::Probe;
 use super::show::{Audience, Process, Target, show};
 use super::upstream::{Listen, Upstream, UpstreamConfig};
@@ -28,6 +28,8 @@ const GATEWAYS: [&str; 2] = [GATEWAY, "gw-2"];
 const EDGE_TOP: &str = "state_dir = \"state\"\n";
 /// The time of a drain where drains are shown: longer than a download and a conversation of the show.
 const SHORT_DRAIN: &str = "[drain]\ntimeout = \"15s\"\n";
+/// Where outages are shown a gateway holds one PoP and keeps the next one warm, so that it migrates.
+const ONE_POP: &str = "pops_wanted = 1\n";
 /// The host in printed URLs.
 const HOST: &str = "localhost";
 
@@ -76,7 +78,7 @@ impl Demo {
             self.edge(name, edge).await?;
             listen.set_port(listen.port().checked_add(u16::from(listen.port() != 0)).unwrap_or(0));
         }
-        self.gateways(&upstream, if args.outages { SHORT_DRAIN } else { "" }).await?;
+        self.gateways(&upstream, if args.outages { (ONE_POP, SHORT_DRAIN) } else { ("", "") }).await?;
         self.prove(&upstream, args).await?;
         Ok(self)
     }
@@ -103,17 +105,18 @@ impl Demo {
         Ok(())
     }
 
-    async fn gateways(&mut self, upstream: &str, tables: &str) -> Result<(), Failure> {
+    async fn gateways(&mut self, upstream: &str, (top, tables): (&str, &str)) -> Result<(), Failure> {
         let layout = Layout::new(self.folder.path());
         let pops: Vec<String> = self.edges.iter().flat_map(|edge| edge.ready.tunnel.first().cloned()).collect();
         let upstreams = [upstream.to_owned()];
         for name in GATEWAYS {
             layout.gateway_certificate(name)?;
-            layout.gateway(name, "127.0.0.1:0", &pops, &upstreams, tables)?;
+            let gateway = Gateway { top, tables, ..Gateway::new(&pops, &upstreams) };
+            layout.gateway(name, &gateway)?;
             let child = start(&layout, "origin", name).await?;
             // So that `origin status -c` finds it, and it comes back there.
             let admin = child.ready.admin.first().ok_or("no admin address")?;
-            layout.gateway(name, admin, &pops, &upstreams, tables)?;
+            layout.gateway(name, &Gateway { admin, ..gateway })?;
             self.gateways.push(child);
         }
         Ok(())
@@ -161,7 +164,7 @@ impl Demo {
     /// How many links each gateway has when all is well: to the PoPs that it holds and to the warm one.
     pub fn links(&self) -> u64 {
         const LINKS: u64 = 2;
-        const POPS: usize = 3;
+        const POPS: usize = 2;
         LINKS * self.edges.len().min(POPS) as u64
     }
 

@@ -5,7 +5,7 @@
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::child::Ready;
@@ -13,6 +13,8 @@ use crate::ca::{self, CaError, Subject};
 
 /// The one service of a demo.
 pub const SERVICE: &str = "web";
+/// The file with the key of session tickets.
+const TICKETS: &str = "tickets.keys";
 /// The one gateway.
 pub const GATEWAY: &str = "gw-1";
 
@@ -74,7 +76,7 @@ impl<'a> Layout<'a> {
         Self { dir }
     }
 
-    /// Makes the tunnel CA and all certificates that are not there yet.
+    /// Makes the tunnel CA, all certificates and the key of session tickets that are not there yet.
     ///
     /// # Errors
     /// When a file cannot be written or a name is no name.
@@ -86,6 +88,7 @@ impl<'a> Layout<'a> {
             self.issue(name, Subject::Pop { name: name.clone() })?;
         }
         self.gateway_certificate(GATEWAY)?;
+        self.ticket_keys().map_err(|source| CaError::File { path: self.dir.join(TICKETS), source })?;
         self.issue("site", Subject::Site { hosts: hosts.to_vec() })
     }
 
@@ -95,6 +98,20 @@ impl<'a> Layout<'a> {
     /// When a file cannot be written or the name is none.
     pub fn gateway_certificate(&self, name: &str) -> Result<(), CaError> {
         self.issue(name, Subject::Gateway { name: name.into(), services: vec![SERVICE.into()] })
+    }
+
+    /// One key that all PoPs share: a client of one resumes at the next.
+    fn ticket_keys(&self) -> io::Result<()> {
+        let path = self.dir.join(TICKETS);
+        if path.exists() {
+            return Ok(());
+        }
+        let mut key = [0_u8; 32];
+        aws_lc_rs::rand::fill(&mut key).map_err(|_| io::Error::other("no randomness"))?;
+        let mut text = key.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        text.push('\n');
+        let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+        io::Write::write_all(&mut file?, text.as_bytes())
     }
 
     fn issue(&self, file: &str, subject: Subject) -> Result<(), CaError> {
@@ -129,7 +146,7 @@ impl<'a> Layout<'a> {
         let Edge { tunnel, admin, top, tables, .. } = edge;
         let text = format!(
             "name = \"{name}\"\nlisten = [{listen}]\nadmin = \"{admin}\"\n{top}\n\
-             [tls]\ncert = \"site.pem\"\nkey = \"site.key\"\n\n\
+             [tls]\ncert = \"site.pem\"\nkey = \"site.key\"\nticket_keys = \"{TICKETS}\"\n\n\
              [tunnel]\nlisten = \"{tunnel}\"\ncert = \"{name}.pem\"\nkey = \"{name}.key\"\nca = \"tunnel-ca.pem\"\n\n\
              [[service]]\nname = \"{SERVICE}\"\nhosts = [{hosts}]\n\n{tables}"
         );
@@ -141,28 +158,44 @@ impl<'a> Layout<'a> {
     /// # Errors
     /// When it cannot be written.
     pub fn origin(&self, pops: &[String], upstreams: &[String], tables: &str) -> io::Result<()> {
-        self.gateway(GATEWAY, "127.0.0.1:0", pops, upstreams, tables)
+        self.gateway(GATEWAY, &Gateway { tables, ..Gateway::new(pops, upstreams) })
     }
 
     /// Writes a gateway's `origin.toml`.
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn gateway(
-        &self,
-        name: &str,
-        admin: &str,
-        pops: &[String],
-        upstreams: &[String],
-        tables: &str,
-    ) -> io::Result<()> {
+    pub fn gateway(&self, name: &str, gateway: &Gateway<'_>) -> io::Result<()> {
+        let Gateway { pops, upstreams, admin, top, tables } = gateway;
         let (pops, upstreams) = (quoted(pops), quoted(upstreams));
         let text = format!(
-            "name = \"{name}\"\npops = [{pops}]\nadmin = \"{admin}\"\n\n\
+            "name = \"{name}\"\npops = [{pops}]\nadmin = \"{admin}\"\n{top}\n\
              [tunnel]\ncert = \"{name}.pem\"\nkey = \"{name}.key\"\nca = \"tunnel-ca.pem\"\n\n\
              [[service]]\nname = \"{SERVICE}\"\nupstreams = [{upstreams}]\n\n{tables}"
         );
         fs::write(self.config(name), text)
+    }
+}
+
+/// What differs between the gateways of a demo.
+#[derive(Clone, Debug)]
+pub struct Gateway<'a> {
+    /// Tunnel addresses of the PoPs.
+    pub pops: &'a [String],
+    /// URLs of the upstreams.
+    pub upstreams: &'a [String],
+    /// Admin address.
+    pub admin: &'a str,
+    /// More TOML before the first table.
+    pub top: &'a str,
+    /// More TOML behind the last table.
+    pub tables: &'a str,
+}
+
+impl<'a> Gateway<'a> {
+    /// A gateway with an admin address that the kernel picks.
+    pub fn new(pops: &'a [String], upstreams: &'a [String]) -> Self {
+        Self { pops, upstreams, admin: "127.0.0.1:0", top: "", tables: "" }
     }
 }
 

@@ -3,6 +3,7 @@
 //! One thread per worker, each with a current-thread runtime, its own client UDP socket and TCP accept, and its own
 //! links. The main thread has a runtime for signals and the admin listener.
 
+use std::cell::Cell;
 use std::io;
 use std::net::{TcpListener, UdpSocket};
 use std::sync::Arc;
@@ -38,7 +39,7 @@ use crate::config::EdgeConfig;
 use crate::exit::Exit;
 use crate::fields::Via;
 use crate::observe::access::AccessLog;
-use crate::observe::event::Events;
+use crate::observe::event::{Event, Events, What};
 use crate::observe::log::{self, Log};
 use crate::observe::metrics::{self as process_metrics, RequestMetrics};
 use crate::observe::ready::Ready;
@@ -174,8 +175,13 @@ impl Process {
     async fn supervise(self) -> Ended {
         let shared = self.shared;
         let timeout = shared.config.drain.timeout;
+        let (events, name) = (shared.peers.events().clone(), shared.config.name.clone());
+        let begun = Cell::new(clock::now());
         let drained = async {
             self.shutdown.draining().await;
+            begun.set(clock::now());
+            let to = &shared.next().join(",");
+            events.emit(&Event { from: &name, to, why: "asked to end", ..Event::new(What::Drain) });
             let deadline_millis = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
             shared.tunnels.announce_drain(Drain { reason: "shutdown".into(), deadline_millis, next: shared.next() });
             let handover = tokio::time::timeout(HANDOVER_TIMEOUT.min(timeout), handed_over(&shared.tunnels));
@@ -183,13 +189,13 @@ impl Process {
             let _ = tokio::join!(handover, shared.clients.wait());
         };
         let ended = self.signals.supervise(&self.shutdown, timeout, drained).await;
+        events.emit(&ended.event(&name, begun.get()));
         for link in shared.tunnels.links() {
             link.close(CloseCode::Done, "the PoP ends");
         }
         shared.end.cancel();
         let joined = tokio::task::spawn_blocking(move || self.workers.into_iter().for_each(|w| drop(w.join())));
         let _ = joined.await;
-        tracing::info!(?ended, "edge ended");
         ended
     }
 }

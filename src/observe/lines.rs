@@ -116,7 +116,7 @@ impl Lines {
     }
 
     /// Waits until what was queued so far is written, `timeout` at most. Returns whether it is. Blocks: for the end of
-    /// the process and for tests.
+    /// the process, for panics and for tests.
     pub fn flush(&self, timeout: Duration) -> bool {
         let mut state = self.shared.state.lock();
         state.hurry = true;

@@ -17,6 +17,9 @@ use crate::config;
 /// How long the end of the process waits for the last lines to be written.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// How long a thread that panics waits for its line to be written.
+const PANIC_FLUSH_TIMEOUT: Duration = Duration::from_millis(200);
+
 /// Why there is no log.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
@@ -72,7 +75,12 @@ pub fn init(config: &config::Log) -> Result<Log, LogError> {
     let form = form(config.format, terminal);
     let lines = Lines::start(io::stderr(), BUFFER_MAX)?;
     subscriber(filter, form, terminal, LineWriter(lines.clone())).try_init()?;
-    std::panic::set_hook(Box::new(log_panic));
+    let out = lines.clone();
+    std::panic::set_hook(Box::new(move |info| {
+        log_panic(info);
+        // A panic within a panic ends the process before the writer's next turn.
+        out.flush(PANIC_FLUSH_TIMEOUT);
+    }));
     Ok(Log { lines, form })
 }
 

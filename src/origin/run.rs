@@ -1,6 +1,7 @@
 //! Puts an origin together, runs it and ends it. Called by the binary; owns the worker threads, each with a
 //! current-thread runtime and its own links.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::future::ready;
 use std::io;
@@ -18,10 +19,11 @@ use super::failover::{Dialler, Holder, Supervisor};
 use super::gateway::{Gateway, Service};
 use super::upstream::{UpstreamMetrics, UpstreamSetupError, Upstreams};
 use crate::admin::{self, Admin, AdminSocket, Command, Readiness, Report};
+use crate::clock;
 use crate::config::OriginConfig;
 use crate::exit::Exit;
 use crate::observe::access::AccessLog;
-use crate::observe::event::Events;
+use crate::observe::event::{Event, Events, What};
 use crate::observe::log::{self, Log};
 use crate::observe::metrics::{self as process_metrics, RequestMetrics};
 use crate::observe::ready::Ready;
@@ -121,8 +123,12 @@ impl Process {
         let dialler = self.dialler;
         let timeout = self.config.drain.timeout;
         let shutdown = self.shutdown.clone();
+        let (events, name) = (dialler.peers.events().clone(), self.config.name.clone());
+        let begun = Cell::new(clock::now());
         let drained = async {
             shutdown.draining().await;
+            begun.set(clock::now());
+            events.emit(&Event { from: &name, why: "asked to end", ..Event::new(What::Drain) });
             tell_drain(&dialler, timeout);
             let _ = tokio::time::timeout(HANDOVER_TIMEOUT.min(timeout), handed_over(&dialler)).await;
             dialler.gateway.closed.store(true, Ordering::Relaxed);
@@ -130,12 +136,12 @@ impl Process {
             settle(&dialler).await;
         };
         let ended = self.signals.supervise(&self.shutdown, timeout, drained).await;
+        events.emit(&ended.event(&name, begun.get()));
         for link in dialler.held.lock().drain(..) {
             link.close(CloseCode::Done, "the origin ends");
         }
         self.end.cancel();
         let _ = tokio::task::spawn_blocking(move || self.workers.into_iter().for_each(|w| drop(w.join()))).await;
-        tracing::info!(?ended, "origin ended");
         ended
     }
 }
@@ -204,7 +210,7 @@ fn dialler(
     let settings = Arc::new(Settings::new(&config.tunnel.limits));
     let (links, exchanges) = (Tasks::new(shutdown.clone()), Tasks::new(shutdown.clone()));
     let credentials = Credentials::load(&config.tunnel.identity)?;
-    let readiness = readiness.clone();
+    let (readiness, events) = (readiness.clone(), Events::register(registry));
     Ok(Dialler {
         hello: Hello {
             node: config.name.clone(),
@@ -218,18 +224,13 @@ fn dialler(
         services: config.services.iter().map(|service| service.name.clone()).collect(),
         client: credentials.client_config(Arc::new(transport(&config.tunnel.limits)))?,
         gateway: Arc::new(gateway(config, log, registry, &exchanges)?),
-        peers: Arc::new(Peers::new(
-            settings,
-            links.clone(),
-            TunnelMetrics::register(registry),
-            Events::register(registry),
-        )),
+        peers: Arc::new(Peers::new(settings, links.clone(), TunnelMetrics::register(registry), events.clone())),
         exchanges,
         links,
         dial_timeout: config.tunnel.dial_timeout,
         backoff_max: config.tunnel.backoff_max,
         drain_timeout: config.drain.timeout,
-        supervisor: Supervisor::new(&config.pops, config.pops_wanted),
+        supervisor: Supervisor::new(&config.pops, config.pops_wanted, events),
         held: Default::default(),
         ready: Box::new(move |any| readiness.set("no_tunnel", !any)),
         sequence: AtomicU64::new(1),

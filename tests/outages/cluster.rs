@@ -267,6 +267,19 @@ impl Cluster {
         self.count(&series(name)).await
     }
 
+    /// Lines of the processes' logs that tell of a panic.
+    pub fn panics(&self) -> Vec<String> {
+        let children = self.gateways.iter().chain(&self.chain.edges);
+        let lines = children.flat_map(|child| {
+            let log = child.log_text();
+            log.lines()
+                .filter(|line| line.contains("panic"))
+                .map(|line| format!("{}: {line}", child.name))
+                .collect::<Vec<_>>()
+        });
+        lines.collect()
+    }
+
     /// How often the upstream of the chain began with each POST of the load. None may be there twice.
     pub async fn executions(&self, prefix: &str) -> Vec<(String, usize)> {
         let mut keys = std::collections::BTreeMap::new();

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use trunkline::clock;
 use trunkline::dev::upstream::pattern_fill;
 
-use crate::chain::in_time;
+use crate::chain::{eventually, in_time, metric};
 use crate::client::{ALL, Client, MULTIPLEXED};
 use crate::cluster::{Cluster, event};
 use crate::load::Load;
@@ -68,6 +69,28 @@ async fn row_3b_a_gateway_stops_for_five_seconds() {
     let (mut cluster, done) = stopped(Duration::from_secs(5)).await;
     done.report("3 SIGSTOP of a gateway, 5 s", &mut cluster).await;
     done.assert_flawless();
+}
+
+#[tokio::test]
+#[ignore = "make outages"]
+async fn row_3e_a_gateway_stops_for_ever() {
+    let mut cluster = Cluster::start(2, 2).await;
+    let load = Load::start(&cluster);
+    load.warm().await;
+    cluster.gateways[0].signal(libc::SIGSTOP);
+    let stopped = clock::now();
+    for pop in 0..2 {
+        eventually("the PoPs give it up", async || {
+            (metric(cluster.chain.admin(pop), "trunkline_tunnel_links").await == 2.0).then_some(())
+        })
+        .await;
+    }
+    println!("| 3 SIGSTOP of a gateway, for ever | given up by both PoPs after {} ms |", stopped.elapsed().as_millis());
+    load.run(Duration::from_secs(2)).await;
+    let done = load.finish().await;
+    cluster.kill(0).await;
+    done.report("3 SIGSTOP of a gateway, for ever", &mut cluster).await;
+    done.assert_idempotent();
 }
 
 #[tokio::test]

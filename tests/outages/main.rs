@@ -21,4 +21,5 @@ mod paths;
 mod pops;
 mod relay;
 mod report;
+mod tickets;
 mod upstreams;

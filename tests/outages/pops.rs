@@ -2,37 +2,57 @@
 
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use quinn::crypto::rustls::QuicClientConfig;
 use trunkline::clock;
 
 use crate::chain::{HOST, in_time, origin_binary};
-use crate::client::{Client, Protocol, tls};
+use crate::client::{Client, Protocol};
 use crate::cluster::Cluster;
 use crate::load::{Kind, Load};
+use crate::tickets;
 
 const ALL: [Kind; 4] = [Kind::Get, Kind::Post, Kind::Download, Kind::Upload];
 
-/// A QUIC connection with nothing on it.
-async fn quic(cluster: &Cluster, pop: usize) -> (quinn::Endpoint, quinn::Connection) {
-    let mut endpoint = quinn::Endpoint::client(([127, 0, 0, 1], 0).into()).expect("a socket");
-    let tls = QuicClientConfig::try_from(tls::config(&cluster.chain.site_ca(), b"h3")).expect("TLS");
-    endpoint.set_default_client_config(quinn::ClientConfig::new(Arc::new(tls)));
-    let connecting = endpoint.connect(cluster.chain.http3(pop), HOST).expect("an address");
-    let connection = in_time("QUIC", connecting).await.expect("a connection");
-    (endpoint, connection)
+/// A QUIC client that keeps its tickets.
+struct Old {
+    endpoint: quinn::Endpoint,
+    /// How often a server showed its certificate.
+    shown: Arc<AtomicUsize>,
+}
+
+impl Old {
+    fn new(cluster: &Cluster) -> Self {
+        let mut endpoint = quinn::Endpoint::client(([127, 0, 0, 1], 0).into()).expect("a socket");
+        let (config, shown) = tickets::counting(&cluster.chain.site_ca(), b"h3");
+        let tls = QuicClientConfig::try_from(config).expect("TLS");
+        endpoint.set_default_client_config(quinn::ClientConfig::new(Arc::new(tls)));
+        Self { endpoint, shown }
+    }
+
+    /// A connection with nothing on it, and how long its handshake took.
+    async fn connect(&self, cluster: &Cluster, pop: usize) -> (quinn::Connection, Duration) {
+        let begun = clock::now();
+        let connecting = self.endpoint.connect(cluster.chain.http3(pop), HOST).expect("an address");
+        (in_time("QUIC", connecting).await.expect("a connection"), begun.elapsed())
+    }
 }
 
 #[tokio::test]
 async fn row_2_a_pop_is_killed_and_started_again() {
     let mut cluster = Cluster::start(2, 2).await;
-    let (_endpoint, old) = quic(&cluster, 0).await;
+    let client = Old::new(&cluster);
+    let (old, full) = client.connect(&cluster, 0).await;
     let load = Load::start(&cluster);
     load.warm().await;
     cluster.chain.edges[0].signal(libc::SIGKILL);
     cluster.chain.edges[0].ended().await;
     let killed = clock::now();
+    // The ticket of the dead PoP is good at the next one.
+    let (_next, resumed) = client.connect(&cluster, 1).await;
+    assert_eq!(client.shown.load(Ordering::SeqCst), 1, "one full handshake");
     cluster.chain.restart_edge(0).await;
     // The client's next packet meets a process that does not know it.
     let restarted = clock::now();
@@ -47,7 +67,10 @@ async fn row_2_a_pop_is_killed_and_started_again() {
     load.run(Duration::from_secs(2)).await;
     let done = load.finish().await;
     println!(
-        "| 2 old QUIC client of a killed PoP | reset ({reason}) {} ms after the restart | served again {} ms after the kill |",
+        "| 2 old QUIC client of a killed PoP | resumed TLS at the next one in {} us, {} us without a ticket | reset ({reason}) \
+         {} ms after the restart | served again {} ms after the kill |",
+        resumed.as_micros(),
+        full.as_micros(),
         reset.as_millis(),
         served.as_millis()
     );
@@ -71,6 +94,26 @@ async fn row_3c_a_pop_stops_for_a_moment() {
         done.report(&format!("3 SIGSTOP of a PoP, {millis} ms"), &mut cluster).await;
         done.assert_flawless();
     }
+}
+
+#[tokio::test]
+#[ignore = "make outages"]
+async fn row_3d_a_pop_stops_for_ever() {
+    let mut cluster = Cluster::start(2, 2).await;
+    let load = Load::start(&cluster);
+    load.warm().await;
+    cluster.chain.edges[0].signal(libc::SIGSTOP);
+    let stopped = clock::now();
+    for gateway in 0..2 {
+        cluster.until_roles(gateway, &["Held 0", "Held 2"]).await;
+    }
+    println!("| 3 SIGSTOP of a PoP, for ever | given up by both gateways after {} ms |", stopped.elapsed().as_millis());
+    load.run(Duration::from_secs(2)).await;
+    let done = load.finish().await;
+    cluster.chain.edges[0].signal(libc::SIGKILL);
+    cluster.chain.edges[0].ended().await;
+    done.report("3 SIGSTOP of a PoP, for ever", &mut cluster).await;
+    assert_eq!(done.failed(&ALL, |pop| pop == 1), Vec::<String>::new(), "clients of the other PoP");
 }
 
 /// Runs `origin migrate` for a gateway.

@@ -42,7 +42,7 @@ impl Finished {
         quick.map(|o| o.ended - o.began).max().unwrap_or_default()
     }
 
-    /// Prints the figures, and asserts what holds in every outage: no wrong byte, no POST executed twice, and none that
+    /// Prints the figures, and asserts what holds in every outage: no wrong byte, no panic in any process, no POST executed twice, and none that
     /// was answered and not executed.
     pub async fn report(&self, outage: &str, cluster: &mut Cluster) {
         let mut failed = BTreeMap::new();
@@ -68,6 +68,7 @@ impl Finished {
         }
         let wrong = self.outcomes.iter().filter_map(|o| o.failure.as_ref()).filter(|f| f.contains(NEVER)).count();
         assert_eq!(wrong, 0, "wrong bytes or a short end");
+        assert_eq!(cluster.panics(), Vec::<String>::new());
         let executions = cluster.executions("/count").await;
         let twice: Vec<_> = executions.iter().filter(|(_, times)| *times > 1).collect();
         assert!(twice.is_empty(), "executed twice: {twice:?}");

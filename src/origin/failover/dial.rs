@@ -131,7 +131,8 @@ impl Dialler {
             }
             Err(error) => {
                 self.peers.metrics().links_failed.inc();
-                self.supervisor.handle(|machine| machine.handle_dial_failed(holder.pop, clock::now()));
+                self.supervisor
+                    .handle("cannot be reached", |machine| machine.handle_dial_failed(holder.pop, clock::now()));
                 let refused = error.is_refusal();
                 let wait = if refused { backoff.handle_refused() } else { backoff.handle_failure(fastrand::f64()) };
                 tracing::warn!(pop, port, %error, ?wait, "cannot hold a tunnel");
@@ -202,8 +203,7 @@ impl Dialler {
                     _ => return,
                 },
                 _ = look.tick() => if route.handle_look(local_towards(remote)) {
-                    tracing::info!(pop = %link.peer().node(), "another local address leads there: the link moves");
-                    owner.rebind(link);
+                    owner.rebind(link, "another local address leads there");
                 },
             }
         }

@@ -57,19 +57,19 @@ impl OriginOwner {
     /// The link does not count as ready any more: it is over, or let go.
     pub(super) fn discount(&self) {
         if self.counted.swap(false, Ordering::AcqRel) {
-            self.dialler.supervisor.handle(|machine| machine.handle_lost(self.pop, clock::now()));
+            self.dialler.supervisor.handle("links lost", |machine| machine.handle_lost(self.pop, clock::now()));
         }
     }
 
     /// Moves the link to a fresh source port, and to the local address that leads to the PoP now: the connection goes on,
     /// and quinn probes the new way at once.
-    pub(super) fn rebind(&self, link: &Link) {
+    pub(super) fn rebind(&self, link: &Link, why: &str) {
         match quic::dialling_socket(link.connection().remote_address())
             .and_then(|socket| quic::rebind(&self.endpoint, socket))
         {
             Ok(()) => {
                 let port = self.endpoint.local_addr().map(|address| address.port().to_string()).unwrap_or_default();
-                link.tell(&Event { to: &port, ..Event::new(What::Rebind) });
+                link.tell(&Event { to: &port, why, ..Event::new(What::Rebind) });
             }
             Err(error) => tracing::warn!(%error, "no other source port"),
         }
@@ -90,7 +90,7 @@ impl OriginOwner {
             pop.set_name(link.peer().node());
         }
         self.counted.store(true, Ordering::Release);
-        self.dialler.supervisor.handle(|machine| machine.handle_ready(self.pop, clock::now()));
+        self.dialler.supervisor.handle("a link is ready", |machine| machine.handle_ready(self.pop, clock::now()));
         self.dialler.changed();
         self.registered.notify_one();
     }
@@ -99,12 +99,13 @@ impl OriginOwner {
     /// not, and ends when it must.
     fn handle_drain(&self, link: &Arc<Link>, drain: &Drain) {
         let next = self.dialler.supervisor.places(&drain.next);
-        tracing::info!(pop = %link.peer().node(), reason = drain.reason, next = drain.next.join(","), "PoP drains");
+        let to = &drain.next.join(",");
+        link.tell(&Event { to, why: &drain.reason, ..Event::new(What::Drain) });
         link.set_state(LinkState::Draining);
-        self.dialler.supervisor.handle(|machine| machine.handle_drain(self.pop, next, clock::now()));
+        self.dialler.supervisor.handle("it drains", |machine| machine.handle_drain(self.pop, next, clock::now()));
         self.dialler.changed();
         let (dialler, pop, link) = (self.dialler.clone(), self.pop, link.clone());
-        let timeout = Duration::from_millis(drain.deadline_millis).min(DRAIN_MAX);
+        let (timeout, begun) = (Duration::from_millis(drain.deadline_millis).min(DRAIN_MAX), clock::now());
         self.dialler.links.spawn(async move {
             let covered = async {
                 loop {
@@ -116,6 +117,8 @@ impl OriginOwner {
                 }
             };
             if tokio::time::timeout(timeout, covered).await.is_ok() {
+                let took = clock::now().saturating_duration_since(begun);
+                link.tell(&Event { took, why: "others are ready", ..Event::new(What::Handover) });
                 link.send(&Control::Ready);
             }
         });
@@ -129,6 +132,7 @@ impl Owner for OriginOwner {
             Control::Drain(drain) => self.handle_drain(link, &drain),
             Control::Ready => {
                 link.set_state(LinkState::Draining);
+                link.tell(&Event { why: "another gateway has its services", ..Event::new(What::Handover) });
                 self.moved.notify_one();
                 self.dialler.changed();
             }
@@ -156,6 +160,6 @@ impl Owner for OriginOwner {
 
     fn handle_suspect(&self, link: &Arc<Link>) {
         // A fresh source port takes another path through the network.
-        self.rebind(link);
+        self.rebind(link, "silence");
     }
 }

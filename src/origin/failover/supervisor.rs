@@ -11,6 +11,7 @@ use tokio::sync::{Notify, watch};
 use super::machine::{Chosen, MIGRATE_TIMEOUT, Machine, Role};
 use crate::clock;
 use crate::config::PopAddress;
+use crate::observe::event::{Event, Events, What};
 
 /// One PoP as its links' tasks see it.
 pub struct Pop {
@@ -44,11 +45,12 @@ pub struct Supervisor {
     due: Notify,
     /// Notified when the operator asks for a PoP: no dial waits longer.
     asked: Notify,
+    events: Events,
 }
 
 impl Supervisor {
     /// PoPs in order of preference, of which `wanted` shall be held.
-    pub fn new(addresses: &[PopAddress], wanted: usize) -> Arc<Self> {
+    pub fn new(addresses: &[PopAddress], wanted: usize, events: Events) -> Arc<Self> {
         let machine = Machine::new(addresses.len(), wanted, clock::now());
         let pop = |(index, address): (usize, &PopAddress)| Pop {
             address: address.clone(),
@@ -62,6 +64,7 @@ impl Supervisor {
             changed: Notify::new(),
             due: Notify::new(),
             asked: Notify::new(),
+            events,
         })
     }
 
@@ -70,18 +73,30 @@ impl Supervisor {
         &self.pops
     }
 
-    /// Applies one event and publishes what it changes.
-    pub fn handle(&self, event: impl FnOnce(&mut Machine)) {
+    /// Applies one event, whose name for people is `why`, and publishes what it changes.
+    pub fn handle(&self, why: &str, event: impl FnOnce(&mut Machine)) {
+        let (mut left, mut taken) = (Vec::new(), Vec::new());
         let mut machine = self.machine.lock();
         event(&mut machine);
         for (index, pop) in self.pops.iter().enumerate() {
             let role = machine.role(index);
-            let changed = pop.role.send_if_modified(|now| std::mem::replace(now, role) != role);
-            if changed {
-                tracing::info!(pop = pop.address.host, port = pop.address.port, ?role, "role of a PoP");
+            let mut was = role;
+            pop.role.send_if_modified(|now| {
+                was = std::mem::replace(now, role);
+                was != role
+            });
+            match was {
+                was if was == role => {}
+                Role::Held => left.push(pop.to_string()),
+                _ if role == Role::Held => taken.push(pop.to_string()),
+                was => tracing::info!(%pop, ?was, ?role, "role of a PoP"),
             }
         }
         drop(machine);
+        if !left.is_empty() || !taken.is_empty() {
+            let (from, to) = (&left.join(", "), &taken.join(", "));
+            self.events.emit(&Event { from, to, why, ..Event::new(What::Migration) });
+        }
         self.changed.notify_waiters();
         self.due.notify_one();
     }
@@ -112,7 +127,7 @@ impl Supervisor {
     pub async fn migrate(&self, to: &str) -> Result<Value, MigrateError> {
         let index = self.find(to)?;
         let begun = clock::now();
-        self.handle(|machine| machine.handle_migrate(Some(index), begun));
+        self.handle("asked for", |machine| machine.handle_migrate(Some(index), begun));
         self.asked.notify_waiters();
         loop {
             let changed = self.changed();
@@ -129,7 +144,7 @@ impl Supervisor {
 
     /// Back to the order of the configuration.
     pub fn forget_choice(&self) -> Value {
-        self.handle(|machine| machine.handle_migrate(None, clock::now()));
+        self.handle("back to the configuration", |machine| machine.handle_migrate(None, clock::now()));
         json!({ "to": null, "pops": self.status() })
     }
 
@@ -173,7 +188,7 @@ impl Supervisor {
             tokio::select! {
                 () = self.due.notified() => {}
                 () = async { tokio::time::sleep_until(due.unwrap_or(now).into()).await }, if due.is_some() => {
-                    self.handle(|machine| machine.handle_timeout(clock::now()));
+                    self.handle("it stayed, or did not come", |machine| machine.handle_timeout(clock::now()));
                 }
             }
         }
@@ -210,7 +225,7 @@ mod tests {
 
     fn supervisor() -> Arc<Supervisor> {
         let pop = |host: &str, port| PopAddress { host: host.into(), port };
-        let supervisor = Supervisor::new(&[pop("a.test", 1), pop("b.test", 1), pop("b.test", 2)], 1);
+        let supervisor = Supervisor::new(&[pop("a.test", 1), pop("b.test", 1), pop("b.test", 2)], 1, Events::default());
         supervisor.pops()[0].set_name(&"pop-a".into());
         supervisor
     }
@@ -233,13 +248,17 @@ mod tests {
         let supervisor = supervisor();
         let driver = supervisor.run();
         let moved = async {
+            supervisor.handle("test", |machine| machine.handle_ready(0, clock::now()));
             let migration = supervisor.migrate("b.test:2");
             let ready = async {
                 supervisor.pops()[2].roles().wait_for(|role| *role == Role::Held).await.unwrap();
-                supervisor.handle(|machine| machine.handle_ready(2, clock::now()));
+                supervisor.handle("test", |machine| machine.handle_ready(2, clock::now()));
             };
             let (moved, ()) = tokio::join!(migration, ready);
             assert_eq!(moved.unwrap()["pops"][2]["role"], "Held");
+            let told = supervisor.events.status();
+            assert_eq!((&told[0]["to"], &told[0]["why"]), (&json!("b.test:2"), &json!("asked for")), "make");
+            assert_eq!((&told[1]["from"], &told[1]["to"]), (&json!("a.test:1 (pop-a)"), &json!("")), "before break");
             let late = supervisor.migrate("b.test:1").await.unwrap_err();
             assert!(matches!(late, MigrateError::Unreachable(_)), "{late}");
             assert_eq!(supervisor.status()[2]["chosen"], true, "the choice before it stays");

@@ -14,16 +14,21 @@ use tokio_rustls::client::TlsStream;
 use super::Failure;
 use crate::chain::HOST;
 
-/// A configuration that trusts `ca` and offers `alpn`.
-pub fn config(ca: &Path, alpn: &[u8]) -> ClientConfig {
+/// The certificates of `ca`.
+pub fn roots(ca: &Path) -> RootCertStore {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_file_iter(ca).expect("the CA") {
         roots.add(certificate.expect("a certificate")).expect("a root");
     }
+    roots
+}
+
+/// A configuration that trusts `ca` and offers `alpn`.
+pub fn config(ca: &Path, alpn: &[u8]) -> ClientConfig {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder =
         ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().expect("versions");
-    let mut config = builder.with_root_certificates(roots).with_no_client_auth();
+    let mut config = builder.with_root_certificates(roots(ca)).with_no_client_auth();
     config.alpn_protocols = vec![alpn.to_vec()];
     config
 }

@@ -372,7 +372,7 @@ async fn work(shared: &Arc<Shared>, worker: Worker, servers: Servers, sockets: S
     let listeners = shared.clients.clone();
     for (socket, alt_svc) in sockets.udp {
         let config = shared.keys.endpoint_config(worker);
-        let endpoint = endpoint(config, Some(servers.client.clone()), socket)?;
+        let endpoint = endpoint(config, Some(servers.client.clone()), socket, None)?;
         let listener = QuicListener {
             limits: limits.clone(),
             admission: admission.clone(),
@@ -409,7 +409,9 @@ async fn work(shared: &Arc<Shared>, worker: Worker, servers: Servers, sockets: S
             }
         });
     }
-    let tunnel = endpoint(shared.keys.endpoint_config(worker), Some(servers.tunnel), sockets.tunnel)?;
+    let unreachable = shared.peers.clone().unreachable();
+    let tunnel =
+        endpoint(shared.keys.endpoint_config(worker), Some(servers.tunnel), sockets.tunnel, Some(unreachable))?;
     let hello = Hello { worker: worker.index() as u64, ..shared.hello.clone() };
     let acceptor = Acceptor {
         worker: worker.index(),

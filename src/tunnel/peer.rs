@@ -336,6 +336,15 @@ impl Peers {
         peer
     }
 
+    /// Hears of addresses that ICMP calls unreachable: their links are probed.
+    pub fn unreachable(self: Arc<Self>) -> crate::quic::Unreachable {
+        Arc::new(move |address| {
+            let peers = self.all();
+            let links = peers.iter().flat_map(|peer| peer.links());
+            links.filter(|link| link.remote_address() == address).for_each(|link| link.hint());
+        })
+    }
+
     /// All peers now.
     pub fn all(&self) -> Vec<Arc<Peer>> {
         self.by_node.lock().values().cloned().collect()

@@ -157,6 +157,8 @@ impl Process {
         readiness.register(&mut registry);
         let (sockets, mut ready) = bind(&config)?;
         let shared = Arc::new(Shared::new(config, log, &mut registry, &shutdown, &readiness)?);
+        let tunnels = shared.tunnels.clone();
+        readiness.check("tunnels_silent", move || tunnels.is_silent());
         let status = shared.clone();
         if let Some(listen) = &shared.config.admin {
             let socket = AdminSocket::bind(listen).await.map_err(|e| RunError::Admin(format!("{listen:?}"), e))?;

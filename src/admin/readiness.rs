@@ -11,6 +11,9 @@ use prometheus_client::registry::Registry;
 
 use crate::task::Shutdown;
 
+/// Asked whether a reason holds whenever somebody wants to know.
+type Check = Box<dyn Fn() -> bool + Send + Sync>;
+
 /// The reason that a drain gives by itself.
 const DRAINING: &str = "draining";
 
@@ -18,13 +21,14 @@ const DRAINING: &str = "draining";
 #[derive(Clone)]
 pub struct Readiness {
     reasons: Arc<Mutex<BTreeSet<&'static str>>>,
+    checks: Arc<Mutex<Vec<(&'static str, Check)>>>,
     shutdown: Shutdown,
 }
 
 impl Readiness {
     /// Not ready for these reasons until each is cleared, nor once `shutdown` begins to drain.
     pub fn new(shutdown: Shutdown, reasons: &[&'static str]) -> Self {
-        Self { reasons: Arc::new(Mutex::new(reasons.iter().copied().collect())), shutdown }
+        Self { reasons: Arc::new(Mutex::new(reasons.iter().copied().collect())), checks: Arc::default(), shutdown }
     }
 
     /// States whether `reason` holds now.
@@ -38,18 +42,24 @@ impl Readiness {
         }
     }
 
+    /// Not ready for `reason` whenever `check` says so; it must not block.
+    pub fn check(&self, reason: &'static str, check: impl Fn() -> bool + Send + Sync + 'static) {
+        self.checks.lock().push((reason, Box::new(check)));
+    }
+
     /// Why new work is not wanted, in alphabetical order; empty when it is.
     pub fn reasons(&self) -> Vec<&'static str> {
         let mut reasons = self.reasons.lock().clone();
         if self.shutdown.is_draining() {
             reasons.insert(DRAINING);
         }
+        reasons.extend(self.checks.lock().iter().filter(|(_, check)| check()).map(|(reason, _)| *reason));
         reasons.into_iter().collect()
     }
 
     /// Whether new work is wanted.
     pub fn is_ready(&self) -> bool {
-        !self.shutdown.is_draining() && self.reasons.lock().is_empty()
+        self.reasons().is_empty()
     }
 
     /// Makes it visible as `trunkline_process_ready`.
@@ -88,6 +98,17 @@ mod tests {
         assert!(readiness.is_ready() && readiness.reasons().is_empty());
         readiness.set("no_tunnel", true);
         assert_eq!(readiness.reasons(), ["no_tunnel"]);
+    }
+
+    #[test]
+    fn a_check_is_asked_each_time() {
+        let readiness = Readiness::new(Shutdown::default(), &[]);
+        let holds = Arc::new(Mutex::new(false));
+        let asked = holds.clone();
+        readiness.check("silent", move || *asked.lock());
+        assert!(readiness.is_ready());
+        *holds.lock() = true;
+        assert_eq!(readiness.reasons(), ["silent"]);
     }
 
     #[test]

@@ -158,6 +158,8 @@ impl Process {
         readiness.register(&mut registry);
         let (sockets, mut ready) = bind(&config)?;
         let shared = Arc::new(Shared::new(config, log, &mut registry, &shutdown, &readiness)?);
+        let tunnels = shared.tunnels.clone();
+        readiness.check("tunnels_silent", move || tunnels.is_silent());
         let status = shared.clone();
         if let Some(listen) = &shared.config.admin {
             let socket = AdminSocket::bind(listen).await.map_err(|e| RunError::Admin(format!("{listen:?}"), e))?;
@@ -379,7 +381,7 @@ async fn work(shared: &Arc<Shared>, worker: Worker, servers: Servers, sockets: S
     let listeners = shared.clients.clone();
     for (socket, alt_svc) in sockets.udp {
         let config = shared.keys.endpoint_config(worker);
-        let endpoint = endpoint(config, Some(servers.client.clone()), socket)?;
+        let endpoint = endpoint(config, Some(servers.client.clone()), socket, None)?;
         let listener = QuicListener {
             limits: limits.clone(),
             admission: admission.clone(),
@@ -417,7 +419,9 @@ async fn work(shared: &Arc<Shared>, worker: Worker, servers: Servers, sockets: S
             }
         });
     }
-    let tunnel = endpoint(shared.keys.endpoint_config(worker), Some(servers.tunnel), sockets.tunnel)?;
+    let unreachable = shared.peers.clone().unreachable();
+    let tunnel =
+        endpoint(shared.keys.endpoint_config(worker), Some(servers.tunnel), sockets.tunnel, Some(unreachable))?;
     let hello = Hello { worker: worker.index() as u64, ..shared.hello.clone() };
     let acceptor = Acceptor {
         worker: worker.index(),

@@ -23,6 +23,8 @@ use quinn::{AsyncUdpSocket, UdpPoller};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use super::unreachable::{ErrorQueue, Unreachable};
+
 /// Receive errors in a row after which the socket counts as broken.
 const RECEIVE_ERRORS_MAX: u32 = 64;
 /// What one receive may bring, bytes: no UDP payload and no batch of them is longer.
@@ -33,17 +35,20 @@ pub(super) struct Datagrams {
     io: AsyncFd<UdpSocket>,
     state: UdpSocketState,
     received: Mutex<Received>,
+    errors: Option<ErrorQueue>,
 }
 
 impl Datagrams {
     /// # Errors
     /// When the socket cannot be registered with the current runtime.
-    pub(super) fn new(socket: UdpSocket) -> io::Result<Arc<Self>> {
+    pub(super) fn new(socket: UdpSocket, unreachable: Option<Unreachable>) -> io::Result<Arc<Self>> {
         let state = UdpSocketState::new((&socket).into())?;
+        // Without the hint everything works, only later.
+        let errors = unreachable.and_then(|tell| ErrorQueue::watch(&socket, tell).ok());
         // SAFETY: a `UdpSocket` owns its descriptor, always answers the same one and closes it only when dropped; nothing
         // takes it out of the `AsyncFd`.
         let io = unsafe { AsyncFd::register(socket) }?;
-        Ok(Arc::new(Self { io, state, received: Mutex::new(Received::new()) }))
+        Ok(Arc::new(Self { io, state, received: Mutex::new(Received::new()), errors }))
     }
 }
 
@@ -68,6 +73,9 @@ impl AsyncUdpSocket for Datagrams {
         bufs: &mut [IoSliceMut<'_>],
         metas: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
+        if let Some(errors) = &self.errors {
+            errors.poll(cx);
+        }
         let mut received = self.received.lock();
         loop {
             let handed = received.hand_on(bufs, metas);
@@ -297,7 +305,7 @@ mod tests {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         socket.set_nonblocking(true).unwrap();
         let (address, peer) = (socket.local_addr().unwrap(), UdpSocket::bind("127.0.0.1:0").unwrap());
-        let datagrams = Datagrams::new(socket).unwrap();
+        let datagrams = Datagrams::new(socket, None).unwrap();
         for round in 0..100_u8 {
             for part in 0..round % 3 + 1 {
                 peer.send_to(&[round, part], address).unwrap();

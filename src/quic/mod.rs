@@ -9,9 +9,11 @@ mod keys;
 #[cfg(feature = "interop")]
 mod qlog;
 mod socket;
+mod unreachable;
 
 pub use cid::{CidGenerator, Worker, initial_cid};
 pub use keys::{KeysError, QuicKeys};
 #[cfg(feature = "interop")]
 pub use qlog::qlog;
 pub use socket::{BindError, WORKERS_MAX, bind_group, bind_udp, dialling_socket, endpoint, rebind};
+pub use unreachable::Unreachable;

@@ -13,6 +13,7 @@ use quinn::{EndpointConfig, ServerConfig, TokioRuntime};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::datagrams::Datagrams;
+use super::unreachable::Unreachable;
 
 /// Sockets in a group: the steering byte tells no more apart.
 pub const WORKERS_MAX: usize = 256;
@@ -155,7 +156,8 @@ pub fn dialling_socket(peer: SocketAddr) -> io::Result<UdpSocket> {
     Ok(socket.into())
 }
 
-/// An endpoint on `socket`, driven by the current runtime. Without a server configuration it can only dial.
+/// An endpoint on `socket`, driven by the current runtime. Without a server configuration it can only dial. `unreachable`
+/// hears of ICMP errors.
 ///
 /// # Errors
 /// When the socket cannot be registered with the runtime.
@@ -163,16 +165,18 @@ pub fn endpoint(
     config: EndpointConfig,
     server: Option<ServerConfig>,
     socket: UdpSocket,
+    unreachable: Option<Unreachable>,
 ) -> io::Result<quinn::Endpoint> {
-    quinn::Endpoint::new_with_abstract_socket(config, server, Datagrams::new(socket)?, Arc::new(TokioRuntime))
+    let socket = Datagrams::new(socket, unreachable)?;
+    quinn::Endpoint::new_with_abstract_socket(config, server, socket, Arc::new(TokioRuntime))
 }
 
 /// Moves `endpoint` with its connections to `socket`, which has what [`endpoint`] gave the first one.
 ///
 /// # Errors
 /// When the socket cannot be registered with the runtime; the endpoint stays where it is then.
-pub fn rebind(endpoint: &quinn::Endpoint, socket: UdpSocket) -> io::Result<()> {
-    endpoint.rebind_abstract(Datagrams::new(socket)?)
+pub fn rebind(endpoint: &quinn::Endpoint, socket: UdpSocket, unreachable: Option<Unreachable>) -> io::Result<()> {
+    endpoint.rebind_abstract(Datagrams::new(socket, unreachable)?)
 }
 
 #[cfg(test)]

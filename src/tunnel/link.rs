@@ -4,7 +4,10 @@
 //! heartbeats, judges liveness. It knows nothing of HTTP and decides nothing about services: what concerns the owner
 //! (edge or origin) goes to its [`Owner`].
 
+mod pulse;
+
 use std::future::Future;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -14,12 +17,12 @@ use parking_lot::Mutex;
 use quinn::{Connection, RecvStream, SendStream};
 use tokio::sync::Notify;
 
+use self::pulse::Pulse;
 use super::code::{CloseCode, ResetCode};
 use super::control::{Ack, Control, ControlDecoder, Hello, Load, grease};
 use super::exchange::preamble::{PREAMBLE_MAX, Preamble};
 use super::exchange::{Exchange, ExchangeReader, ExchangeWriter};
-use super::liveness::{Judgement, Liveness};
-use super::load::{Loss, LossAlarm, Reporter};
+use super::load::LossAlarm;
 use super::peer::{Peer, Peers};
 use super::resume;
 use super::wire::WireError;
@@ -129,6 +132,8 @@ pub struct Link {
     overflow: AtomicBool,
     /// Probes sent.
     probes: AtomicU64,
+    /// The path is said to be broken; the control task has not heard of it yet.
+    hinted: AtomicBool,
     /// What the other end reported last.
     reported: Mutex<(Load, LossAlarm)>,
     /// Packets lost lately on the way to the other end, thousandths.
@@ -206,6 +211,19 @@ impl Link {
     /// Exchanges that ride on it.
     pub fn in_flight(&self) -> usize {
         self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// The other end's address as it is now, IPv4 as such.
+    pub fn remote_address(&self) -> SocketAddr {
+        let address = self.connection.remote_address();
+        SocketAddr::new(address.ip().to_canonical(), address.port())
+    }
+
+    /// Something outside says that the path is broken. It is probed; only silence makes it suspect.
+    pub(super) fn hint(&self) {
+        if !self.hinted.swap(true, Ordering::Relaxed) {
+            self.wake.notify_one();
+        }
     }
 
     /// Smoothed round-trip time.
@@ -412,6 +430,7 @@ pub async fn handshake(
         wake: Notify::new(),
         overflow: AtomicBool::new(false),
         probes: AtomicU64::new(0),
+        hinted: AtomicBool::new(false),
         reported: Mutex::default(),
         lost: AtomicU64::new(0),
     });
@@ -487,6 +506,9 @@ async fn drive_control(link: &Arc<Link>, control: &mut ControlStream, owner: &dy
             frame = read_frame(recv, decoder) => frame.map(|frame| handle(link, owner, frame)),
             () = link.wake.notified(), if out.is_empty() => Ok(()),
         };
+        if link.hinted.swap(false, Ordering::Relaxed) {
+            pulse.handle_hint();
+        }
         if out.is_empty() {
             (out, progress) = (link.take_outbox(), clock::now());
         }
@@ -512,101 +534,6 @@ fn handle(link: &Arc<Link>, owner: &dyn Owner, frame: Control) {
         Control::Load(load) => link.handle_load(load),
         Control::Probe(number) => link.send(&Control::Probed(number)),
         other => owner.handle_control(link, other),
-    }
-}
-
-/// The clockwork of one link: heartbeats, liveness, reports.
-struct Pulse {
-    link: Arc<Link>,
-    liveness: Liveness,
-    reporter: Reporter,
-    loss: Loss,
-    loss_alarm: LossAlarm,
-    count: u64,
-    datagrams: u64,
-    ticked: std::time::Instant,
-}
-
-impl Pulse {
-    fn new(link: Arc<Link>) -> Self {
-        let now = clock::now();
-        let datagrams = link.connection.stats().udp_rx.datagrams;
-        Self {
-            link,
-            liveness: Liveness::new(now),
-            reporter: Reporter::default(),
-            loss: Loss::new(now),
-            loss_alarm: LossAlarm::default(),
-            count: 0,
-            datagrams,
-            ticked: now,
-        }
-    }
-
-    fn due(&self) -> tokio::time::Instant {
-        self.liveness.due(self.ticked, self.link.in_flight() > 0).into()
-    }
-
-    fn tick(&mut self, owner: &dyn Owner) -> Result<(), LinkError> {
-        let now = clock::now();
-        self.ticked = now;
-        let stats = self.link.connection.stats();
-        if stats.udp_rx.datagrams != self.datagrams {
-            self.datagrams = stats.udp_rx.datagrams;
-            self.liveness.handle_heard(now);
-        }
-        self.link.peer.sweep(now);
-        let (rtt, busy) = (stats.path.rtt, self.link.in_flight() > 0);
-        let judgement = self.liveness.handle_tick(now, busy, rtt, rtt / 4);
-        if self.liveness.poll_heartbeat(now, busy) {
-            self.count += 1;
-            self.link.send_quietly(&Control::Heartbeat(self.count));
-        }
-        self.report(now, &stats.path, owner);
-        self.handle_judgement(judgement, owner)
-    }
-
-    fn report(&mut self, now: std::time::Instant, path: &quinn::PathStats, owner: &dyn Owner) {
-        let lost_permille = self.loss.handle_sample(now, path.sent_packets, path.lost_packets);
-        self.link.lost.store(lost_permille, Ordering::Relaxed);
-        if self.loss_alarm.handle_loss(lost_permille) {
-            self.link.tell_loss("to", lost_permille);
-        }
-        let Some(load) = owner.load() else { return };
-        if let Some(load) = self.reporter.poll_report(now, Load { lost_permille, ..load }) {
-            self.link.send_quietly(&Control::Load(load));
-        }
-    }
-
-    fn handle_judgement(&mut self, judgement: Judgement, owner: &dyn Owner) -> Result<(), LinkError> {
-        let link = &self.link;
-        let told =
-            |what| link.tell(&Event { took: self.liveness.silence(self.ticked), why: "silence", ..Event::new(what) });
-        match judgement {
-            Judgement::Fine => return Ok(()),
-            Judgement::Dead => {
-                told(What::Verdict);
-                return Err(LinkError::Dead);
-            }
-            Judgement::Suspect => {
-                told(What::Suspicion);
-                link.change_state(LinkState::Ready, LinkState::Suspect);
-                owner.handle_suspect(link);
-                if link.peer.has_other(link) {
-                    link.peer.evacuate(link);
-                } else {
-                    link.peer.nudge();
-                }
-            }
-            Judgement::Cleared => {
-                link.tell(&Event { why: "heard again", ..Event::new(What::Recovery) });
-                if link.change_state(LinkState::Suspect, LinkState::Ready) {
-                    link.peer.notify();
-                }
-            }
-        }
-        owner.handle_state(link);
-        Ok(())
     }
 }
 

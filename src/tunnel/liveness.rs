@@ -5,6 +5,9 @@
 //! dialler must notice soon what only the other end is waiting on. Silence makes a link *suspect* (reversible), long silence is a
 //! *verdict*. Lateness of the own clock tick moves all deadlines: then it was this side that stalled.
 //!
+//! A *hint* (ICMP says that the other end cannot be reached) can be forged: it makes the link prove itself within a moment, on
+//! pain of suspicion. Hints that were wrong are heeded ever more rarely.
+//!
 //! Invariants: a verdict comes only after a suspicion; a sign of life always clears a suspicion, and nothing else does. A
 //! suspected link ticks like a busy one, though its exchanges have left it: it is soon heard or convicted.
 
@@ -18,6 +21,12 @@ const IDLE: Duration = Duration::from_secs(2);
 const LATE: Duration = Duration::from_millis(20);
 /// Silence that convicts, at least.
 const VERDICT_MIN: Duration = Duration::from_secs(1);
+/// Time to answer after a hint, at least.
+const HINT_GRACE: Duration = Duration::from_millis(20);
+/// Between two hints that are heeded; doubled each time one was wrong.
+const HINT_PAUSE: Duration = Duration::from_millis(250);
+/// Longest such pause.
+const HINT_PAUSE_MAX: Duration = Duration::from_secs(30);
 
 /// What to do now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +54,13 @@ pub struct Liveness {
     /// A heartbeat went out and nothing was heard since.
     unanswered: bool,
     heartbeat_due: Instant,
+    /// A hint was given, and until then the link may prove itself.
+    hint_due: Option<Instant>,
+    /// The next hint is heeded from here on.
+    hints_from: Instant,
+    hint_pause: Duration,
+    /// The present suspicion came of a hint.
+    hinted: bool,
 }
 
 impl Liveness {
@@ -58,6 +74,10 @@ impl Liveness {
             tick_due: now + IDLE,
             unanswered: false,
             heartbeat_due: now,
+            hint_due: None,
+            hints_from: now,
+            hint_pause: HINT_PAUSE,
+            hinted: false,
         }
     }
 
@@ -66,6 +86,24 @@ impl Liveness {
         self.silent_since = self.silent_since.max(now);
         self.heard = true;
         self.unanswered = false;
+        if self.hint_due.take().is_some() {
+            self.hints_from = now + self.hint_pause;
+            self.hint_pause = (self.hint_pause * 2).min(HINT_PAUSE_MAX);
+        }
+    }
+
+    /// ICMP says that the other end cannot be reached. Answers whether to probe it, with anything that it acknowledges.
+    pub fn handle_hint(&mut self, now: Instant, rtt: Duration) -> bool {
+        let heeded = !self.suspected && self.hint_due.is_none() && now >= self.hints_from;
+        if heeded {
+            self.hint_due = Some(now + HINT_GRACE.max(rtt * 3));
+        }
+        heeded
+    }
+
+    /// Whether the present suspicion came of a hint.
+    pub fn is_hinted(&self) -> bool {
+        self.hinted
     }
 
     /// How long nothing was heard, this side's own stalls not counted.
@@ -80,7 +118,8 @@ impl Liveness {
 
     /// When [`Self::handle_tick`] is due, the last one having been at `ticked`. `busy`: an exchange waits on the link.
     pub fn due(&self, ticked: Instant, busy: bool) -> Instant {
-        if self.is_urgent(busy) { ticked + BUSY } else { self.heartbeat_due.max(ticked) }
+        let due = if self.is_urgent(busy) { ticked + BUSY } else { self.heartbeat_due.max(ticked) };
+        self.hint_due.map_or(due, |hint| hint.min(due))
     }
 
     fn is_urgent(&self, busy: bool) -> bool {
@@ -108,12 +147,14 @@ impl Liveness {
         let since = self.busy_since.map_or(self.silent_since, |busy_since| busy_since.max(self.silent_since));
         let silence = now.saturating_duration_since(since);
         let suspicion = (BUSY * 3).max(rtt / 2 + rtt_variance * 4 + BUSY);
+        let unproven = self.hint_due.take_if(|due| now >= *due).is_some();
         let judgement = match self.suspected {
             true if heard => Judgement::Cleared,
             true if silence > VERDICT_MIN.max(suspicion * 6) => Judgement::Dead,
-            false if urgent && silence > suspicion => Judgement::Suspect,
+            false if unproven || (urgent && silence > suspicion) => Judgement::Suspect,
             _ => Judgement::Fine,
         };
+        self.hinted = if self.suspected { self.hinted } else { unproven };
         self.suspected = match judgement {
             Judgement::Suspect => true,
             Judgement::Cleared => false,
@@ -128,6 +169,8 @@ impl Liveness {
         if late > LATE {
             self.silent_since = (self.silent_since + late).min(now);
             self.busy_since = self.busy_since.map(|since| (since + late).min(now));
+            // The answer may wait unread.
+            self.hint_due = self.hint_due.map(|due| due.max(now + HINT_GRACE));
         }
     }
 }
@@ -138,6 +181,51 @@ mod tests {
     use proptest::prelude::*;
 
     const RTT: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn a_hint_makes_a_silent_link_suspect_at_once_and_only_silence_convicts_it() {
+        let start = crate::clock::now();
+        let mut liveness = Liveness::new(start);
+        liveness.poll_heartbeat(start, false);
+        assert!(liveness.handle_hint(start, RTT));
+        let due = liveness.due(start, false);
+        assert_eq!(due, start + HINT_GRACE);
+        assert_eq!(liveness.handle_tick(due, false, RTT, RTT / 4), Judgement::Suspect);
+        assert!(liveness.is_hinted());
+        let mut at = due;
+        let dead = loop {
+            at += BUSY;
+            assert!(!liveness.handle_hint(at, RTT), "it is suspected already");
+            match liveness.handle_tick(at, false, RTT, RTT / 4) {
+                Judgement::Fine => {}
+                judgement => break judgement,
+            }
+        };
+        assert_eq!(dead, Judgement::Dead);
+        assert!(at - start > VERDICT_MIN);
+    }
+
+    #[test]
+    fn a_thousand_forged_hints_a_second_draw_few_probes_and_no_suspicion() {
+        let start = crate::clock::now();
+        let (mut liveness, mut probes) = (Liveness::new(start), 0);
+        let mut tick = start;
+        for milli in 0..60_000 {
+            let now = start + Duration::from_millis(milli);
+            let probed = liveness.handle_hint(now, RTT);
+            probes += u32::from(probed);
+            if probed {
+                liveness.handle_heard(now + RTT);
+            }
+            if now >= liveness.due(tick, true) {
+                tick = now;
+                liveness.handle_heard(now);
+                assert_eq!(liveness.handle_tick(now, true, RTT, RTT / 4), Judgement::Fine);
+                liveness.poll_heartbeat(now, true);
+            }
+        }
+        assert!(probes < 12, "{probes} in a minute");
+    }
 
     fn silence(total: Duration) -> Vec<(Duration, Judgement)> {
         let start = crate::clock::now();

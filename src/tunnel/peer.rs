@@ -5,6 +5,7 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -239,16 +240,17 @@ impl Peer {
         exchanges
     }
 
-    /// A usable link with little to do.
-    pub(super) fn any_link(&self) -> Option<Arc<Link>> {
-        self.links.lock().iter().filter(|link| link.is_usable()).min_by_key(|link| link.in_flight()).cloned()
+    /// A usable link with little to do, rather not to the address to `avoid`.
+    pub(super) fn any_link(&self, avoid: Option<IpAddr>) -> Option<Arc<Link>> {
+        let dear = |link: &&Arc<Link>| (avoid == Some(link.remote_address().ip()), link.in_flight());
+        self.links.lock().iter().filter(|link| link.is_usable()).min_by_key(dear).cloned()
     }
 
-    /// A usable link with little to do; waits for one if there is none.
-    pub(super) async fn link(&self) -> Arc<Link> {
+    /// The same; waits for one if there is none.
+    pub(super) async fn link(&self, avoid: Option<IpAddr>) -> Arc<Link> {
         loop {
             let changed = self.changed.notified();
-            match self.any_link() {
+            match self.any_link(avoid) {
                 Some(link) => return link,
                 None => changed.await,
             }
@@ -334,6 +336,15 @@ impl Peers {
         let old = by_node.insert(peer.node.clone(), peer.clone());
         *peer.predecessor.lock() = old;
         peer
+    }
+
+    /// Hears of addresses that ICMP calls unreachable: their links are probed.
+    pub fn unreachable(self: Arc<Self>) -> crate::quic::Unreachable {
+        Arc::new(move |address| {
+            let peers = self.all();
+            let links = peers.iter().flat_map(|peer| peer.links());
+            links.filter(|link| link.remote_address() == address).for_each(|link| link.hint());
+        })
     }
 
     /// All peers now.

@@ -14,8 +14,11 @@ use super::exchange::preamble::{PREAMBLE_MAX, Preamble};
 use super::link::Link;
 use crate::fault::Fault;
 
-/// How long the other end may take to answer RESUME before another link is tried.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long the other end may take to answer RESUME before another link is tried: at first this and four round trips, then
+/// twice as long each time.
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(100);
+/// And at most.
+const ANSWER_TIMEOUT_MAX: Duration = Duration::from_secs(1);
 
 /// Sends again what was kept, until everything went.
 pub(super) fn drive(exchange: Arc<Exchange>) {
@@ -46,13 +49,19 @@ pub(super) fn reattach(exchange: Arc<Exchange>) {
 }
 
 async fn attach_somewhere(exchange: &Arc<Exchange>) {
+    let mut patience = ANSWER_TIMEOUT;
     loop {
         if !exchange.peer().is_reachable() {
             exchange.nudge();
         }
-        let link = exchange.peer().link().await;
+        let link = exchange.peer().link(exchange.left_address()).await;
         let Some((generation, preamble)) = exchange.resume_point() else { return };
-        match resume_on(exchange, &link, generation, preamble).await {
+        let timeout = (patience + link.rtt() * 4).min(ANSWER_TIMEOUT_MAX);
+        patience = (patience * 2).min(ANSWER_TIMEOUT_MAX);
+        match tokio::time::timeout(timeout, resume_on(exchange, &link, generation, preamble))
+            .await
+            .unwrap_or(Err(Attempt::Lost))
+        {
             Ok(()) => return,
             // The other end left this link too, before the answer came: there may be another.
             Err(Attempt::Refused(ResetCode::Stale)) => {}
@@ -97,12 +106,8 @@ async fn resume_on(
     generation: u64,
     preamble: Preamble,
 ) -> Result<(), Attempt> {
-    let attempt = async {
-        let mut streams = Streams(Some(link.connection().open_bi().await.map_err(|_| Attempt::Lost)?));
-        let point = streams.resume(preamble, generation).await?;
-        Ok((point, streams))
-    };
-    let (point, mut streams) = tokio::time::timeout(ANSWER_TIMEOUT, attempt).await.unwrap_or(Err(Attempt::Lost))?;
+    let mut streams = Streams(Some(link.connection().open_bi().await.map_err(|_| Attempt::Lost)?));
+    let point = streams.resume(preamble, generation).await?;
     if let Some(streams) = streams.0.take() {
         // A failure to attach has failed the exchange: nothing is left to try.
         let _: Result<(), Fault> = exchange.attach(generation, point, link.clone(), streams);

@@ -405,7 +405,7 @@ async fn readers_that_stall_do_not_block_their_neighbours_on_a_link() {
     for _ in 0..400 {
         let (mut writer, reader) = link.open().unwrap();
         writer.request(&head(), &Meta::default());
-        writer.body(Bytes::from(vec![0; 200 << 10]));
+        writer.body(Bytes::from(vec![0; 100 << 10]));
         writer.flush().await.unwrap();
         stalled.push((writer, reader));
     }

@@ -15,6 +15,7 @@ mod bounds;
 mod cluster;
 mod drains;
 mod gateways;
+mod grey;
 mod links;
 mod load;
 mod paths;

@@ -1,1 +1,157 @@
 //! Paths that go dark, lose packets, or flap: through a relay between gateways and a PoP.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use trunkline::clock;
+
+use crate::chain::{eventually, metric, status_and_body};
+use crate::cluster::{Cluster, Plan, event};
+use crate::load::{Kind, Load};
+use crate::relay::Path;
+
+/// Lets the load run until it notices nothing any more of what happened before.
+const SETTLE: Duration = Duration::from_secs(3);
+
+/// Links that the PoP ever had.
+async fn opened(cluster: &Cluster) -> f64 {
+    metric(cluster.chain.admin(0), "trunkline_tunnel_links_opened_total").await
+}
+
+#[tokio::test]
+async fn row_4_a_source_port_goes_dark() {
+    // One link: nothing but another source port can help it.
+    let mut cluster = Cluster::with(Plan { relays: 1, tunnel: "links = 1", ..Plan::new(1, 1) }).await;
+    let load = Load::start(&cluster);
+    load.warm().await;
+    let before = opened(&cluster).await;
+    let relay = &cluster.relays[0][0];
+    relay.set_port(relay.busiest(), Path::DARK);
+    load.run(SETTLE).await;
+    let after = opened(&cluster).await;
+    let done = load.finish().await;
+    done.report("4 a source port black-holed, one link", &mut cluster).await;
+    done.assert_flawless();
+    assert!(event(&cluster.gateways[0], "rebind").await >= 1.0, "it moved to another port");
+    assert_eq!((before, after), (1.0, 1.0), "the same connection");
+}
+
+#[tokio::test]
+async fn row_5_a_whole_path_goes_dark_while_another_lives() {
+    let mut cluster = Cluster::with(Plan { relays: 2, ..Plan::new(1, 1) }).await;
+    let load = Load::start(&cluster);
+    load.warm().await;
+    cluster.relays[0][0].set(Path::DARK);
+    load.run(SETTLE).await;
+    cluster.relays[0][0].set(Path::default());
+    cluster.until_linked().await;
+    let done = load.finish().await;
+    done.report("5 one of two paths to the same PoP black-holed for 3 s", &mut cluster).await;
+    done.assert_flawless();
+}
+
+#[tokio::test]
+async fn row_13_loss_in_one_direction_is_noticed_at_the_other_end() {
+    for (direction, path) in [("from", Path::lossy(100, 0)), ("to", Path::lossy(0, 100))] {
+        let mut cluster = Cluster::with(Plan { relays: 2, ..Plan::new(1, 1) }).await;
+        let load = Load::start(&cluster);
+        load.warm().await;
+        let relay = &cluster.relays[0][0];
+        relay.set(path);
+        let (since, ip) = (clock::now(), relay.address.ip().to_string());
+        let lost = eventually("the PoP knows", async || {
+            let tunnels = tunnels(&cluster).await;
+            let mut lossy =
+                tunnels.iter().filter(|tunnel| tunnel["address"].as_str().is_some_and(|a| a.starts_with(&ip)));
+            lossy.find_map(|tunnel| tunnel["lost_permille"].as_u64().filter(|lost| *lost > 40))
+        })
+        .await;
+        println!(
+            "| 13 10 % loss {direction} the gateway | the PoP knows of {lost} \u{2030} after {} ms |",
+            since.elapsed().as_millis()
+        );
+        load.run(SETTLE).await;
+        let done = load.finish().await;
+        done.report(&format!("13 10 % loss {direction} the gateway on one of two paths"), &mut cluster).await;
+        done.assert_flawless();
+    }
+}
+
+#[tokio::test]
+#[ignore = "make outages"]
+async fn row_11_a_path_flaps_for_a_minute() {
+    let mut cluster = Cluster::with(Plan { relays: 2, ..Plan::new(1, 1) }).await;
+    let load = Load::start(&cluster);
+    load.warm().await;
+    let (mut moves, mut moved, mut last) = (0, 0.0, clock::now());
+    let start = clock::now();
+    while start.elapsed() < Duration::from_secs(60) {
+        let is_up = start.elapsed().as_secs().is_multiple_of(2);
+        cluster.relays[0][0].set(if is_up { Path::default() } else { Path::DARK });
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let mut now = 0.0;
+        for event in ["resume", "replay", "hedge"] {
+            now += cluster.events(event).await;
+        }
+        if now > moved {
+            // What moves within the same second is one switch.
+            moves += u32::from(last.elapsed() > Duration::from_millis(900));
+            (moved, last) = (now, clock::now());
+        }
+    }
+    cluster.relays[0][0].set(Path::default());
+    let done = load.finish().await;
+    let extra = cluster.events("replay").await + cluster.events("hedge").await;
+    done.report("11 one of two paths is up and down for a second each, for a minute", &mut cluster).await;
+    println!("| 11 | work moved {moves} times | {extra} extra attempts of {} |", done.outcomes.len());
+    done.assert_flawless();
+    assert!(moves <= 12, "it follows the path up and down: {moves}");
+    assert!(extra * 20.0 <= number(done.outcomes.len()), "{extra} extra attempts");
+}
+
+#[tokio::test]
+#[ignore = "make outages"]
+async fn row_12_one_of_two_paths_loses_packets() {
+    const WAY: Duration = Duration::from_millis(20);
+    let mut cluster = Cluster::with(Plan { relays: 2, ..Plan::new(1, 1) }).await;
+    let load = Load::start(&cluster);
+    load.warm().await;
+    cluster.relays[0].iter().for_each(|relay| relay.set(Path::default().slow(WAY)));
+    load.run(SETTLE).await;
+    let mut since = vec![clock::now()];
+    for permille in [10, 50] {
+        load.run(Duration::from_secs(10)).await;
+        cluster.relays[0][0].set(Path::lossy(permille, permille).slow(WAY));
+        load.run(SETTLE).await;
+        since.push(clock::now());
+    }
+    load.run(Duration::from_secs(10)).await;
+    let done = load.finish().await;
+    let p99: Vec<u128> = since
+        .iter()
+        .map(|since| {
+            let until = *since + Duration::from_secs(10);
+            let gets = done.outcomes.iter().filter(|o| o.kind == Kind::Get && o.began >= *since && o.began < until);
+            let mut times: Vec<_> = gets.map(|outcome| (outcome.ended - outcome.began).as_millis()).collect();
+            times.sort_unstable();
+            times[times.len() * 99 / 100]
+        })
+        .collect();
+    println!(
+        "| 12 loss on one of two paths, 40 ms | p99 of short GETs: clean {} ms, 1 % {} ms, 5 % {} ms |",
+        p99[0], p99[1], p99[2]
+    );
+    done.report("12 1 % and 5 % loss on one of two paths, 40 ms", &mut cluster).await;
+    done.assert_flawless();
+}
+
+/// The PoP's tunnels as it shows them.
+async fn tunnels(cluster: &Cluster) -> Vec<Value> {
+    let (_, status) = status_and_body(cluster.chain.admin(0), "/status").await;
+    let status: Value = serde_json::from_str(&status).expect("JSON");
+    status["tunnels"].as_array().expect("tunnels").clone()
+}
+
+fn number(count: usize) -> f64 {
+    f64::from(u32::try_from(count).expect("few"))
+}

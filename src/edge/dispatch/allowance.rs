@@ -1,4 +1,4 @@
-//! How many replays overload may cause (sans-IO). Replays after a failure are bounded by what was in flight; but where
+//! How many replays overload may cause, and how many hedges doubt (sans-IO). Replays after a failure are bounded by what was in flight; but where
 //! gateways refuse because they are full, sending again makes them fuller: those take from an allowance of 10 % of the
 //! requests and 10 a second, saved up for at most 10 seconds.
 

@@ -17,7 +17,9 @@ const RAMP: Duration = Duration::from_secs(5);
 /// What a failure counts as.
 const PENALTY: Duration = Duration::from_secs(1);
 /// Without any head for this long (or three times its usual time) while requests wait, a link counts as grey.
-const SILENCE_MIN: Duration = Duration::from_millis(1_500);
+pub const SILENCE_MIN: Duration = Duration::from_millis(1_500);
+/// How long a link counts as silent after an ejection of which nobody knows whether it helped.
+const SILENT_FOR: Duration = Duration::from_secs(10);
 /// Failures in a row that eject.
 const FAILURES: u32 = 5;
 /// First ejection.
@@ -34,9 +36,12 @@ pub struct Stats {
     waiting: u32,
     /// The last head, or since when requests wait without one.
     silent_since: Instant,
+    answered: Option<Instant>,
     failures: u32,
     ejections: u32,
     ejected_until: Option<Instant>,
+    /// Since an ejection ended, this is when the one request began that shows whether it answers again.
+    trial: Option<Instant>,
 }
 
 impl Stats {
@@ -48,9 +53,11 @@ impl Stats {
             updated: now,
             waiting: 0,
             silent_since: now,
+            answered: None,
             failures: 0,
             ejections: 0,
             ejected_until: None,
+            trial: None,
         }
     }
 
@@ -59,6 +66,9 @@ impl Stats {
         if self.waiting == 0 {
             self.silent_since = now;
         }
+        if self.ejections > 0 && !self.was_ejected(now) {
+            self.trial = Some(now);
+        }
         self.waiting += 1;
     }
 
@@ -66,9 +76,11 @@ impl Stats {
     pub fn handle_head(&mut self, now: Instant, took: Duration) {
         self.waiting = self.waiting.saturating_sub(1);
         self.silent_since = now;
+        self.answered = Some(now);
         self.failures = 0;
         self.ejections = 0;
         self.ejected_until = None;
+        self.trial = None;
         self.observe(now, took);
     }
 
@@ -89,19 +101,34 @@ impl Stats {
         self.waiting = self.waiting.saturating_sub(1);
     }
 
+    /// When its last head came.
+    pub fn answered(&self) -> Option<Instant> {
+        self.answered
+    }
+
+    /// Ejections since it answered last.
+    pub fn ejections(&self) -> u32 {
+        self.ejections
+    }
+
     /// Whether it is ejected already.
     pub fn was_ejected(&self, now: Instant) -> bool {
         self.ejected_until.is_some_and(|until| until > now)
     }
 
+    /// Whether it was ejected and has not answered since; after a while without requests nobody knows.
+    pub fn is_silent(&self, now: Instant) -> bool {
+        self.ejections > 0 && self.ejected_until.is_some_and(|until| now < until + SILENT_FOR)
+    }
+
     /// Whether it is ejected now. Notices grey failure.
     pub fn is_ejected(&mut self, now: Instant) -> bool {
-        if self.was_ejected(now) {
+        // One request at a time tries whether it answers again.
+        if self.was_ejected(now) || self.trial.is_some_and(|begun| now < begun + self.patience()) {
             return true;
         }
-        let usual = Duration::from_secs_f64(self.ewma.clamp(0.0, 60.0));
         let silent = now.saturating_duration_since(self.silent_since);
-        if self.waiting > 0 && silent > SILENCE_MIN.max(usual * 3) {
+        if self.waiting > 0 && silent > self.patience() {
             self.eject(now);
             // One more chance after the ejection, not another one at once.
             self.silent_since = now + self.ejection();
@@ -110,12 +137,18 @@ impl Stats {
         false
     }
 
+    /// Silence that is no wonder yet.
+    fn patience(&self) -> Duration {
+        SILENCE_MIN.max(Duration::from_secs_f64(self.ewma.clamp(0.0, 60.0)) * 3)
+    }
+
     fn ejection(&self) -> Duration {
         EJECTION.saturating_mul(1 << self.ejections.saturating_sub(1).min(10)).min(EJECTION_MAX)
     }
 
     fn eject(&mut self, now: Instant) {
         self.failures = 0;
+        self.trial = None;
         self.ejections = self.ejections.saturating_add(1);
         self.ejected_until = Some(now + self.ejection());
     }
@@ -214,6 +247,23 @@ mod tests {
         assert!(!stats.is_ejected(start + MS * 2_700), "one more chance");
         stats.handle_head(start + MS * 2_800, MS * 2_800);
         assert!(!stats.is_ejected(start + MS * 2_900));
+    }
+
+    #[test]
+    fn after_an_ejection_one_request_at_a_time_tries_the_link() {
+        let start = crate::clock::now();
+        let mut stats = Stats::new(start);
+        assert!((0..FAILURES).any(|_| stats.handle_failure(start)));
+        let mut now = start + EJECTION;
+        assert!(!stats.is_ejected(now) && stats.is_silent(now));
+        stats.handle_begin(now);
+        now += MS * 10;
+        assert!(stats.is_ejected(now), "one is enough");
+        now += PENALTY * 3;
+        assert!(stats.is_ejected(now), "it was not answered");
+        assert!(stats.was_ejected(now + EJECTION * 3 / 2), "for twice as long");
+        stats.handle_head(now, MS);
+        assert!(!stats.is_ejected(now) && !stats.is_silent(now));
     }
 
     #[test]

@@ -2,25 +2,26 @@
 //! the link, the request body's pump, and replays. Whether a replay is safe is decided in the sans-IO [`replay`].
 
 pub mod allowance;
+mod attempt;
 pub mod balance;
 pub mod continuation;
+pub mod damping;
 mod metrics;
 pub mod replay;
 mod source;
 pub mod tunnels;
 
-use std::future::Future;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http_body::Body;
 use parking_lot::Mutex;
-use tokio::time::{Sleep, sleep_until};
 
 use self::allowance::Allowance;
+use self::attempt::{Headed, Tries, is_of_the_link, pump};
 pub use self::metrics::DispatchMetrics;
-use self::source::{Piece, Source};
+use self::source::Source;
 use self::tunnels::{Member, Tunnels};
 use super::listener::{Interim, NoInterim, RequestBody};
 use crate::clock;
@@ -29,9 +30,9 @@ use crate::observe::event::{Event as Told, Events, What};
 use crate::observe::record::Record;
 use crate::task::Tasks;
 use crate::tunnel::exchange::retention::Budget;
-use crate::tunnel::exchange::{Event, ExchangeReader, ExchangeWriter};
+use crate::tunnel::exchange::{ExchangeReader, ExchangeWriter};
 use crate::tunnel::link::Link;
-use crate::tunnel::message::{self, Meta, RequestHead, ResponseHead};
+use crate::tunnel::message::{Meta, RequestHead, ResponseHead};
 
 /// Memory for request bodies that may be sent again, of all requests.
 pub const REPLAY_BYTES_MAX: u64 = 64 << 20;
@@ -46,7 +47,7 @@ pub struct Dispatch {
     pub tasks: Tasks,
     /// Memory for bodies that may be sent again.
     pub budget: Arc<Budget>,
-    /// Replays that overload may cause, on this worker.
+    /// Replays that overload may cause and hedges, on this worker.
     pub allowance: Mutex<Allowance>,
     /// Counters.
     pub metrics: DispatchMetrics,
@@ -77,12 +78,6 @@ pub struct Answered {
     pub outbound: Outbound,
 }
 
-/// What one attempt came to.
-struct Failure {
-    fault: Fault,
-    accepted: bool,
-}
-
 impl Dispatch {
     /// Sends the request and waits for the final response head. Sends it again, on another link, where that is safe.
     pub async fn send<I: Interim>(
@@ -93,19 +88,26 @@ impl Dispatch {
         interim: &mut I,
     ) -> Result<Answered, Fault> {
         self.allowance.lock().handle_request();
-        let mut tried: Vec<Arc<Link>> = Vec::new();
+        let mut tries = Tries::default();
         outbound.meta.bodiless = body.is_end_stream();
         let received = (!outbound.meta.bodiless).then(|| record.received());
         let mut source = Source::new(body, received, self.budget.clone());
         let mut last = None;
         loop {
-            let (member, writer, reader) = self.open(outbound.service, &mut tried, last).await?;
+            let (member, writer, reader) = self.open(outbound.service, &mut tries.links, last).await?;
             record.dispatched(member.link.peer().node());
             let (waiting, begun) = (member.begin(), clock::now());
-            let attempt = { pin!(self.attempt(&outbound, &mut source, (writer, reader), interim)).await };
+            let sent = (&member, writer, reader);
+            let attempt = { pin!(self.attempt(&outbound, sent, &mut tries, &mut source, interim)).await };
             let failure = match attempt {
-                Ok((head, reader, unsent)) => {
-                    waiting.handle_head();
+                Ok(Headed { head, reader, unsent, hedge }) => {
+                    match hedge {
+                        None => waiting.handle_head(),
+                        Some(hedge) => {
+                            waiting.handle_failure();
+                            record.dispatched(hedge.link.peer().node());
+                        }
+                    }
                     if let Some(writer) = unsent {
                         self.pump_on(writer, source);
                     }
@@ -165,76 +167,6 @@ impl Dispatch {
         }
     }
 
-    /// One attempt: sends the request and reads up to the final head, both at once. The writer comes back if the
-    /// response head came before the request's end.
-    async fn attempt<I: Interim>(
-        &self,
-        outbound: &Outbound,
-        source: &mut Source,
-        (mut writer, mut reader): (ExchangeWriter, ExchangeReader),
-        interim: &mut I,
-    ) -> Result<(ResponseHead, ExchangeReader, Option<ExchangeWriter>), Failure> {
-        writer.request(&outbound.head, &outbound.meta);
-        reader.set_impatient(self.may_leave(outbound, source));
-        let mut accepted = false;
-        let mut sent = false;
-        let head = {
-            let mut pump = pin!(pump(&mut writer, source));
-            let mut head = pin!(self.response_head(outbound.service, &mut reader, interim, &mut accepted));
-            let mut overdue: Option<Pin<Box<Sleep>>> = None;
-            loop {
-                tokio::select! {
-                    biased;
-                    pumped = &mut pump, if !sent => match pumped {
-                        Ok(()) => {
-                            sent = true;
-                            let deadline = clock::now() + outbound.response_timeout;
-                            overdue = Some(Box::pin(sleep_until(deadline.into())));
-                        }
-                        Err(fault) => break Err(fault),
-                    },
-                    head = &mut head => break head,
-                    () = async { overdue.as_mut().map_or(Sleeping::Never, Sleeping::Until).await } => {
-                        break Err(Fault::new(Stage::Dispatch, Side::Upstream, Kind::ResponseTimeout));
-                    }
-                }
-            }
-        };
-        match head {
-            Ok(head) => {
-                reader.set_impatient(false);
-                Ok((head, reader, (!sent).then_some(writer)))
-            }
-            Err(fault) => Err(Failure { fault, accepted }),
-        }
-    }
-
-    /// Whether the attempt should fail as soon as its gateway is out of reach, because another one could take it.
-    fn may_leave(&self, outbound: &Outbound, source: &Source) -> bool {
-        outbound.head.method.is_idempotent() && source.is_repeatable() && outbound.meta.attempt < replay::REPLAYS_MAX
-    }
-
-    /// Reads up to the final head; interim responses go to the client. A gateway out of reach is waited for only if no
-    /// other one has the service.
-    async fn response_head<I: Interim>(
-        &self,
-        service: usize,
-        reader: &mut ExchangeReader,
-        interim: &mut I,
-        accepted: &mut bool,
-    ) -> Result<ResponseHead, Fault> {
-        loop {
-            match reader.next().await {
-                Ok(Event::Accepted) => *accepted = true,
-                Ok(Event::Informational(head)) => interim.send(head).await,
-                Ok(Event::Head(payload)) => return message::get_response(payload).map_err(|_| malformed()),
-                Ok(Event::Body(_) | Event::End(_)) => return Err(malformed()),
-                Err(_) if reader.is_waiting() && !self.has_other(service, reader) => reader.set_impatient(false),
-                Err(fault) => return Err(fault),
-            }
-        }
-    }
-
     /// Whether a gateway other than that of `reader` could take the service's requests.
     pub fn has_other(&self, service: usize, reader: &ExchangeReader) -> bool {
         self.tunnels.has_other(service, reader.exchange().peer())
@@ -243,9 +175,11 @@ impl Dispatch {
     /// Sends a bodiless request that the client does not know of: the rest of a response.
     pub async fn send_rest(&self, outbound: &Outbound) -> Result<(ResponseHead, ExchangeReader), Fault> {
         let mut source = Source::new(RequestBody::Empty, None, self.budget.clone());
-        let (_, writer, reader) = self.open(outbound.service, &mut Vec::new(), None).await?;
-        match self.attempt(outbound, &mut source, (writer, reader), &mut NoInterim).await {
-            Ok((head, reader, _)) => Ok((head, reader)),
+        let mut tries = Tries::default();
+        let (member, writer, reader) = self.open(outbound.service, &mut tries.links, None).await?;
+        let sent = (&member, writer, reader);
+        match self.attempt(outbound, sent, &mut tries, &mut source, &mut NoInterim).await {
+            Ok(Headed { head, reader, .. }) => Ok((head, reader)),
             Err(failure) => Err(failure.fault),
         }
     }
@@ -263,60 +197,8 @@ impl Dispatch {
     }
 }
 
-/// A deadline that may not be there.
-enum Sleeping<'a> {
-    Never,
-    Until(&'a mut Pin<Box<Sleep>>),
-}
-
-impl Future for Sleeping<'_> {
-    type Output = ();
-
-    fn poll(self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> std::task::Poll<()> {
-        match self.get_mut() {
-            Self::Never => std::task::Poll::Pending,
-            Self::Until(sleep) => sleep.as_mut().poll(cx),
-        }
-    }
-}
-
-/// Whether the fault tells something about the link or its gateway, rather than about the request.
-fn is_of_the_link(fault: &Fault) -> bool {
-    matches!(fault.side, Side::Tunnel | Side::Gateway) || fault.kind == Kind::ResponseTimeout
-}
-
 /// Whether a link that comes back may do better after this fault. An upstream that refuses, or a full queue before it, is
 /// no matter of links.
 fn is_worth_a_wait(fault: &Fault) -> bool {
     fault.side != Side::Upstream && fault.kind != Kind::ConnectionLimitReached
-}
-
-fn malformed() -> Fault {
-    Fault::new(Stage::Tunnel, Side::Gateway, Kind::ProtocolError)
-}
-
-/// Sends the rest of the request. Ends early, as if all had gone, if the other end needs no more.
-async fn pump(writer: &mut ExchangeWriter, source: &mut Source) -> Result<(), Fault> {
-    let mut first = true;
-    loop {
-        // The head goes at once: a client may wait for 100 before it sends a body.
-        let piece = match std::mem::take(&mut first) {
-            true if !source.is_ended() => {
-                writer.flush().await?;
-                source.next().await?
-            }
-            _ => source.next().await?,
-        };
-        match piece {
-            Piece::Data(data) => writer.body(data),
-            Piece::End(trailers) => {
-                writer.end(trailers.as_ref());
-                return writer.flush().await;
-            }
-        }
-        writer.flush().await?;
-        if writer.is_unwanted() {
-            return Ok(());
-        }
-    }
 }

@@ -9,6 +9,25 @@ use crate::fault::{Fault, Kind, Retry, Side};
 /// Replays of one request at most.
 pub const REPLAYS_MAX: u64 = 2;
 
+/// Hedges of one request at most.
+pub const HEDGES_MAX: u32 = 1;
+
+/// What is known of a request that was sent and waits for its head, on a link in doubt.
+#[derive(Clone, Copy, Debug)]
+pub struct Waiting<'a> {
+    /// The request's method.
+    pub method: &'a Method,
+    /// All of it was sent and can be sent again.
+    pub repeatable: bool,
+    /// Hedges before this one.
+    pub hedges: u32,
+}
+
+/// Whether the request may go to another gateway as well: it will be executed twice if the first is only slow.
+pub fn may_hedge(waiting: Waiting<'_>) -> bool {
+    waiting.method.is_idempotent() && waiting.repeatable && waiting.hedges < HEDGES_MAX
+}
+
 /// What is known of an attempt that failed.
 #[derive(Clone, Copy, Debug)]
 pub struct Attempt<'a> {
@@ -86,6 +105,18 @@ mod tests {
         ] {
             let got = decide(attempt(method, accepted), &fault(side, retry));
             assert_eq!(got, expected, "{method} accepted={accepted} {side:?} {retry:?}");
+        }
+    }
+
+    #[test]
+    fn only_what_may_run_twice_is_hedged_and_once() {
+        let hedged = |method: &Method, repeatable, hedges| may_hedge(Waiting { method, repeatable, hedges });
+        for method in [Method::GET, Method::HEAD, Method::OPTIONS, Method::PUT, Method::DELETE] {
+            assert!(hedged(&method, true, 0), "{method}");
+            assert!(!hedged(&method, false, 0) && !hedged(&method, true, HEDGES_MAX), "{method}");
+        }
+        for method in [Method::POST, Method::PATCH, Method::CONNECT] {
+            assert!(!hedged(&method, true, 0), "{method}");
         }
     }
 

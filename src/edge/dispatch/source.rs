@@ -11,6 +11,7 @@ use http_body_util::BodyExt;
 use crate::edge::listener::RequestBody;
 use crate::fault::Fault;
 use crate::observe::record::Received;
+use crate::tunnel::exchange::ExchangeWriter;
 use crate::tunnel::exchange::retention::Budget;
 
 /// Bytes of one request body that are kept for a replay.
@@ -58,6 +59,12 @@ impl Source {
     pub fn rewind(&mut self) -> u64 {
         let sent = std::mem::take(&mut self.next);
         self.kept.iter().take(sent).map(|piece| piece.len() as u64).sum()
+    }
+
+    /// All that went out, if it ended and is kept: to be sent beside.
+    pub fn kept(&self) -> Option<Kept> {
+        let end = self.end.clone().filter(|_| self.whole)?;
+        Some(Kept { pieces: self.kept.clone(), end })
     }
 
     /// No replay will follow: what was kept is freed.
@@ -109,6 +116,26 @@ impl Source {
         self.kept_bytes += bytes;
         self.kept.push(data.clone());
         self.next = self.kept.len();
+    }
+}
+
+/// A whole body that was sent.
+#[derive(Clone, Debug)]
+pub struct Kept {
+    pieces: Vec<Bytes>,
+    end: Option<HeaderMap>,
+}
+
+impl Kept {
+    /// Its length.
+    pub fn bytes(&self) -> u64 {
+        self.pieces.iter().map(|piece| piece.len() as u64).sum()
+    }
+
+    /// Appends all of it.
+    pub fn send(self, writer: &mut ExchangeWriter) {
+        self.pieces.into_iter().for_each(|piece| writer.body(piece));
+        writer.end(self.end.as_ref());
     }
 }
 

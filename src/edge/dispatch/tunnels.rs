@@ -2,6 +2,7 @@
 //! owns the table, reads nothing from sockets.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,8 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 
-use super::balance::{self, Stats, Strain};
+use super::balance::{self, SILENCE_MIN, Stats, Strain};
+use super::damping::Damping;
 use crate::clock;
 use crate::observe::event::{Event, What};
 use crate::tunnel::control::{Control, Drain, Register, Registered};
@@ -21,6 +23,9 @@ use crate::tunnel::peer::Peer;
 /// How long after the loss of its last link requests for a service wait for another.
 const RETURN_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// Paths that are known; more, and those without links are forgotten.
+const PATHS_MAX: usize = 256;
+
 /// Links by the service's place in the configuration.
 type Table = Vec<Vec<Arc<Member>>>;
 
@@ -29,7 +34,11 @@ pub struct Member {
     /// The link.
     pub link: Arc<Link>,
     stats: Mutex<Stats>,
+    path: Path,
 }
+
+/// What is known of the path between a gateway and this PoP: of all links between the same two addresses.
+type Path = Arc<Mutex<Damping>>;
 
 impl Member {
     /// A request begins to wait for its head. What comes of it is told to the guard.
@@ -39,14 +48,21 @@ impl Member {
         Waiting { member: self.clone(), begun, told: false }
     }
 
-    fn is_ejected(&self, now: Instant) -> bool {
+    /// Whether it answers nothing and should get no requests.
+    pub(super) fn is_ejected(&self, now: Instant) -> bool {
         let mut stats = self.stats.lock();
-        let (was, is) = (stats.was_ejected(now), stats.is_ejected(now));
+        let (before, is) = (stats.ejections(), stats.is_ejected(now));
+        let ejects = stats.ejections() > before;
         drop(stats);
-        if is && !was {
+        if ejects {
             self.tell_ejection("requests wait and none is answered");
         }
         is
+    }
+
+    /// Whether other links should be taken: it answers nothing, or its path comes and goes.
+    fn is_out(&self, now: Instant) -> bool {
+        self.is_ejected(now) || self.path.lock().is_held(now)
     }
 
     fn tell_ejection(&self, why: &str) {
@@ -109,6 +125,8 @@ struct Registration {
 pub struct Tunnels {
     names: HashMap<String, usize>,
     registrations: Mutex<Vec<Registration>>,
+    /// By gateway and its address: known for longer than any link.
+    paths: Mutex<HashMap<(Arc<str>, IpAddr), Path>>,
     table: ArcSwap<Table>,
     /// Notified when a link becomes ready.
     changed: Notify,
@@ -129,6 +147,7 @@ impl Tunnels {
         Self {
             names,
             registrations: Mutex::default(),
+            paths: Mutex::default(),
             table: ArcSwap::from_pointee(table),
             changed: Notify::new(),
             lost: Mutex::new(lost),
@@ -138,7 +157,7 @@ impl Tunnels {
     }
 
     /// A link for a request to the service at `index`, carried by `worker`. Links of the own worker come first, links to
-    /// peers of `tried` ones last, as do ejected ones unless most are; among equals [`balance`] chooses.
+    /// peers of `tried` ones last, as do ejected ones and those on flapping paths unless most are; among equals [`balance`] chooses.
     pub fn choose(&self, index: usize, worker: usize, tried: &[Arc<Link>]) -> Option<Arc<Member>> {
         let table = self.table.load();
         let now = clock::now();
@@ -148,9 +167,9 @@ impl Tunnels {
         let fresh = |member: &Member| {
             member.link.weight() > 0 && !tried.iter().any(|other| Arc::ptr_eq(other.peer(), member.link.peer()))
         };
-        let ejected = usable.iter().filter(|member| member.is_ejected(now)).count();
-        let heeded = ejected * 2 <= usable.len();
-        let well = |member: &Member| !heeded || !member.is_ejected(now);
+        let out = usable.iter().filter(|member| member.is_out(now)).count();
+        let heeded = out * 2 <= usable.len();
+        let well = |member: &Member| !heeded || !member.is_out(now);
         let of = |wanted: &dyn Fn(&Member) -> bool| {
             let candidates: Vec<_> = usable.iter().copied().filter(|member| wanted(member)).collect();
             balance::choose(&candidates, |below| fastrand::usize(..below), |member| member.cost(now)).copied().cloned()
@@ -210,6 +229,14 @@ impl Tunnels {
         links.any(|member| member.link.is_usable() && !Arc::ptr_eq(member.link.peer(), peer))
     }
 
+    /// Whether gateways other than `peer` answered requests for the service after `since`: if they do not either, it is no
+    /// matter of links.
+    pub fn others_answer(&self, index: usize, peer: &Arc<Peer>, since: Instant) -> bool {
+        let table = self.table.load();
+        let mut others = table.get(index).into_iter().flatten().filter(|m| !Arc::ptr_eq(m.link.peer(), peer));
+        others.any(|member| member.stats.lock().answered().is_some_and(|answered| answered > since))
+    }
+
     /// Notes what a link wants to serve; `granted` are the names its certificate allows.
     pub fn register(&self, link: &Arc<Link>, register: &Register, granted: &[String]) -> Registered {
         let mut answer = Registered { sequence: register.sequence, ..Registered::default() };
@@ -225,7 +252,8 @@ impl Tunnels {
             }
         }
         link.set_weight(register.weight);
-        let member = Arc::new(Member { link: link.clone(), stats: Mutex::new(Stats::new(clock::now())) });
+        let stats = Mutex::new(Stats::new(clock::now()));
+        let member = Arc::new(Member { link: link.clone(), stats, path: self.path(link) });
         let sequence = register.sequence;
         let registration =
             Registration { link: link.clone(), member, sequence, services, awaits_ready: false, moved: false };
@@ -260,6 +288,30 @@ impl Tunnels {
         if let Some(known) = registrations.iter_mut().find(|known| Arc::ptr_eq(&known.link, link)) {
             known.moved = true;
         }
+    }
+
+    /// What is known of the path that `link` takes.
+    fn path(&self, link: &Link) -> Path {
+        let mut paths = self.paths.lock();
+        if paths.len() >= PATHS_MAX {
+            paths.retain(|_, path| Arc::strong_count(path) > 1);
+        }
+        paths.entry((link.peer().node().clone(), link.remote_address().ip())).or_default().clone()
+    }
+
+    fn handle_suspect(&self, link: &Arc<Link>) {
+        let registrations = self.registrations.lock();
+        if let Some(known) = registrations.iter().find(|known| Arc::ptr_eq(&known.link, link)) {
+            known.member.path.lock().handle_failure(clock::now());
+        }
+    }
+
+    /// Whether there is a service of which some link answers nothing and no other has answered since.
+    pub fn is_silent(&self) -> bool {
+        let now = clock::now();
+        let is_silent = |member: &Arc<Member>| member.is_ejected(now) || member.stats.lock().is_silent(now);
+        let answers = |member: &Arc<Member>| member.stats.lock().answered().is_some_and(|at| now < at + SILENCE_MIN);
+        self.table.load().iter().any(|members| members.iter().any(is_silent) && !members.iter().any(answers))
     }
 
     /// A gateway wants no new exchanges on `link`: it hears READY as soon as another one takes its services.
@@ -403,6 +455,7 @@ impl Owner for EdgeOwner {
         match link.state() {
             LinkState::Closed => self.tunnels.remove(link),
             LinkState::Ready => self.tunnels.changed.notify_waiters(),
+            LinkState::Suspect => self.tunnels.handle_suspect(link),
             _ => {}
         }
     }

@@ -104,7 +104,7 @@ impl Server {
             let tls = tls::quic_tls(provider(), site.certificates.clone(), resumption.clone());
             let tls = tls::quic_config(tls.unwrap()).unwrap();
             let config = server_config(tls, &site.keys, limits);
-            let endpoint = endpoint(site.keys.endpoint_config(worker), Some(config), socket).unwrap();
+            let endpoint = endpoint(site.keys.endpoint_config(worker), Some(config), socket, None).unwrap();
             let listener = QuicListener { admission: first.admission.for_worker(), ..first.clone() };
             let log = log.clone();
             first.tasks.spawn(async move {

@@ -72,7 +72,9 @@ impl Dialler {
         if let Some(target) = holder.target {
             config.initial_dst_cid_provider(Arc::new(move || initial_cid(target)));
         }
-        let (endpoint, connection) = first_to_answer(addresses, |address| connect(config.clone(), address)).await?;
+        let (endpoint, connection) =
+            first_to_answer(addresses, |address| connect(config.clone(), address, self.peers.clone().unreachable()))
+                .await?;
         let name = match pop_identity(&connection) {
             Ok(name) => name,
             Err(reason) => {
@@ -151,8 +153,13 @@ where
 }
 
 /// One QUIC handshake, from a socket of its own.
-async fn connect(config: quinn::ClientConfig, address: SocketAddr) -> Result<(Endpoint, Connection), DialError> {
-    let endpoint = quic::endpoint(quinn::EndpointConfig::default(), None, quic::dialling_socket(address)?)?;
+async fn connect(
+    config: quinn::ClientConfig,
+    address: SocketAddr,
+    unreachable: quic::Unreachable,
+) -> Result<(Endpoint, Connection), DialError> {
+    let socket = quic::dialling_socket(address)?;
+    let endpoint = quic::endpoint(quinn::EndpointConfig::default(), None, socket, Some(unreachable))?;
     let connection = endpoint.connect_with(config, address, POP_SERVER_NAME)?.await.map_err(LinkError::Connection)?;
     Ok((endpoint, connection))
 }

@@ -16,6 +16,7 @@ pub mod retention;
 pub mod sender;
 
 use std::future::Future;
+use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -38,6 +39,8 @@ use crate::observe::event::{Event as Told, What};
 
 pub use self::half::{Event, ExchangeReader, ExchangeWriter};
 
+/// Time without an attachment after which an exchange may be better off elsewhere.
+const ADRIFT: Duration = Duration::from_millis(200);
 /// Pieces taken from or given to a stream in one call.
 const PIECES: usize = 32;
 /// As long as there are no more: empty slots cost time too.
@@ -77,12 +80,20 @@ impl Attachment {
     }
 }
 
+/// A link that an exchange left.
+struct Left {
+    name: Arc<str>,
+    /// Links to the same address may share what is wrong with the path.
+    address: IpAddr,
+    when: Instant,
+}
+
 struct State {
     send: Sender,
     recv: Receiver,
     attachment: Option<Attachment>,
-    /// The last link it left, and when.
-    left: Option<(Arc<str>, Instant)>,
+    /// The last link it left.
+    left: Option<Left>,
     /// Counts attachments; a stale one is refused.
     generation: u64,
     /// The generation asked for last, also where no answer came: the other end may have taken it.
@@ -114,7 +125,8 @@ impl State {
     /// Gives the attachment up, if there is one; another may follow.
     fn leave_attachment(&mut self, code: ResetCode) -> bool {
         let Some(attachment) = self.attachment.take() else { return false };
-        self.left = Some((attachment.link.name().clone(), clock::now()));
+        let (name, address) = (attachment.link.name().clone(), attachment.link.remote_address().ip());
+        self.left = Some(Left { name, address, when: clock::now() });
         attachment.link.detach();
         attachment.abandon(code);
         true
@@ -122,7 +134,7 @@ impl State {
 
     fn tell_resumed(&self, link: &Link, bytes_again: u64) {
         let (from, took) = match &self.left {
-            Some((from, when)) => (&**from, clock::now().saturating_duration_since(*when)),
+            Some(left) => (&*left.name, clock::now().saturating_duration_since(left.when)),
             None => ("", Duration::ZERO),
         };
         link.peer().events().emit(&Told { from, to: link.name(), took, bytes_again, ..Told::new(What::Resume) });
@@ -322,6 +334,19 @@ impl Exchange {
         !rides && !self.peer.is_reachable()
     }
 
+    /// Whether no link could carry it now.
+    pub fn is_out_of_reach(&self) -> bool {
+        let state = self.state.lock();
+        state.failed.is_none() && self.is_stranded(&state)
+    }
+
+    /// Whether it left its link a while ago and found no other yet.
+    pub fn is_adrift(&self, now: Instant) -> bool {
+        let state = self.state.lock();
+        let left = state.left.as_ref().filter(|_| state.attachment.is_none() && state.failed.is_none());
+        left.is_some_and(|left| now.saturating_duration_since(left.when) > ADRIFT)
+    }
+
     /// Makes an impatient reader look again.
     pub(super) fn nudge(&self) {
         let state = &mut *self.state.lock();
@@ -519,7 +544,7 @@ impl Exchange {
         let link = match &state.attachment {
             _ if !self.owner => None,
             Some(attachment) => Some(attachment.link.clone()),
-            None => self.peer.any_link(),
+            None => self.peer.any_link(None),
         };
         if let Some(link) = link {
             let ack = Ack { exchange: self.counter, offset: Ack::GIVEN_UP, window: 0 };
@@ -574,6 +599,11 @@ impl Exchange {
             attachment.link.detach();
             attachment.abandon(ResetCode::Stale);
         }
+    }
+
+    /// The address of the link that it left.
+    pub(super) fn left_address(&self) -> Option<IpAddr> {
+        self.state.lock().left.as_ref().map(|left| left.address)
     }
 
     /// How many attachments it has had, the first not counted.
@@ -668,7 +698,7 @@ impl Exchange {
         let Some(attachment) = &mut state.attachment else {
             drop(state);
             // Any link will do: the other end need not keep for a resume what is all here.
-            return self.peer.any_link().into_iter().for_each(|link| link.ack(ack, true));
+            return self.peer.any_link(None).into_iter().for_each(|link| link.ack(ack, true));
         };
         // It goes with the next heartbeat, except where a drain waits for it.
         attachment.link.ack(ack, attachment.link.state() == LinkState::Draining);

@@ -1,0 +1,116 @@
+//! The clockwork of one link: at each tick it sends what is due and judges what was heard. Driven by the link's task, before
+//! anything else that it does.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use super::{Link, LinkError, LinkState, Owner};
+use crate::clock;
+use crate::observe::event::{Event, What};
+use crate::tunnel::control::{Control, Load};
+use crate::tunnel::liveness::{Judgement, Liveness};
+use crate::tunnel::load::{Loss, LossAlarm, Reporter};
+
+/// The clockwork of one link: heartbeats, liveness, reports.
+pub(super) struct Pulse {
+    link: Arc<Link>,
+    liveness: Liveness,
+    reporter: Reporter,
+    loss: Loss,
+    loss_alarm: LossAlarm,
+    count: u64,
+    datagrams: u64,
+    ticked: Instant,
+}
+
+impl Pulse {
+    pub(super) fn new(link: Arc<Link>) -> Self {
+        let now = clock::now();
+        let datagrams = link.connection.stats().udp_rx.datagrams;
+        Self {
+            link,
+            liveness: Liveness::new(now),
+            reporter: Reporter::default(),
+            loss: Loss::new(now),
+            loss_alarm: LossAlarm::default(),
+            count: 0,
+            datagrams,
+            ticked: now,
+        }
+    }
+
+    pub(super) fn due(&self) -> tokio::time::Instant {
+        self.liveness.due(self.ticked, self.link.in_flight() > 0).into()
+    }
+
+    pub(super) fn handle_hint(&mut self) {
+        if self.liveness.handle_hint(clock::now(), self.link.rtt()) {
+            // Acknowledged at once by whoever is there.
+            self.count += 1;
+            self.link.send_quietly(&Control::Heartbeat(self.count));
+        }
+    }
+
+    pub(super) fn tick(&mut self, owner: &dyn Owner) -> Result<(), LinkError> {
+        let now = clock::now();
+        self.ticked = now;
+        let stats = self.link.connection.stats();
+        if stats.udp_rx.datagrams != self.datagrams {
+            self.datagrams = stats.udp_rx.datagrams;
+            self.liveness.handle_heard(now);
+        }
+        self.link.peer.sweep(now);
+        let (rtt, busy) = (stats.path.rtt, self.link.in_flight() > 0);
+        let judgement = self.liveness.handle_tick(now, busy, rtt, rtt / 4);
+        if self.liveness.poll_heartbeat(now, busy) {
+            self.count += 1;
+            self.link.send_quietly(&Control::Heartbeat(self.count));
+        }
+        self.report(now, &stats.path, owner);
+        self.handle_judgement(judgement, owner)
+    }
+
+    fn report(&mut self, now: Instant, path: &quinn::PathStats, owner: &dyn Owner) {
+        let lost_permille = self.loss.handle_sample(now, path.sent_packets, path.lost_packets);
+        self.link.lost.store(lost_permille, Ordering::Relaxed);
+        if self.loss_alarm.handle_loss(lost_permille) {
+            self.link.tell_loss("to", lost_permille);
+        }
+        let Some(load) = owner.load() else { return };
+        if let Some(load) = self.reporter.poll_report(now, Load { lost_permille, ..load }) {
+            self.link.send_quietly(&Control::Load(load));
+        }
+    }
+
+    fn handle_judgement(&mut self, judgement: Judgement, owner: &dyn Owner) -> Result<(), LinkError> {
+        let link = &self.link;
+        let why = if self.liveness.is_hinted() { "unreachable, says ICMP, and silent" } else { "silence" };
+        let told = |what| link.tell(&Event { took: self.liveness.silence(self.ticked), why, ..Event::new(what) });
+        match judgement {
+            Judgement::Fine => return Ok(()),
+            Judgement::Dead => {
+                told(What::Verdict);
+                return Err(LinkError::Dead);
+            }
+            Judgement::Suspect => {
+                told(What::Suspicion);
+                link.change_state(LinkState::Ready, LinkState::Suspect);
+                owner.handle_suspect(link);
+                if link.peer.has_other(link) {
+                    link.peer.evacuate(link);
+                } else {
+                    link.peer.nudge();
+                }
+            }
+            Judgement::Cleared => {
+                link.tell(&Event { why: "heard again", ..Event::new(What::Recovery) });
+                if link.change_state(LinkState::Suspect, LinkState::Ready) {
+                    link.peer.notify();
+                }
+            }
+        }
+        owner.handle_state(link);
+        Ok(())
+    }
+}

@@ -1,13 +1,15 @@
 //! One UDP socket as quinn sees it. Made by [`endpoint`](super::endpoint) and [`rebind`](super::rebind); owns the socket
 //! and what was read from it and not handed on yet; knows nothing of QUIC.
 //!
-//! It differs from quinn's own in three ways, each for a reason:
+//! It differs from quinn's own in four ways, each for a reason:
 //! - *Each packet has memory of its own.* The kernel hands over up to 64 packets of a peer in one buffer (GRO), and quinn
 //!   keeps such a buffer while one packet of it is unread: a stalled stream pinned the memory of its nine neighbours'
 //!   packets. The copy costs about 50 ns a packet.
 //! - *It outlives receive errors.* quinn ends the whole endpoint, with every connection on it, at the first one; but what
 //!   Linux reports there (ENOMEM, ENETDOWN, an ICMP error) is about a moment or one peer.
 //! - *A socket that gave less than was asked for is empty*: it is not read once more to be told so.
+//! - *That packets can be sent is asked only after one could not.* The kernel tells it after every packet that left, and
+//!   each time the process wakes up for nothing.
 
 use std::fmt;
 use std::future::Future;
@@ -15,6 +17,7 @@ use std::io::{self, IoSliceMut};
 use std::net::{SocketAddr, UdpSocket};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
 use parking_lot::Mutex;
@@ -30,8 +33,13 @@ const SLOT_LEN: usize = 64 << 10;
 
 /// See the module.
 pub(super) struct Datagrams {
+    /// Registered for what can be read.
     io: AsyncFd<UdpSocket>,
     state: UdpSocketState,
+    /// The last packet found no room, and room has not been seen since.
+    full: AtomicBool,
+    /// The socket once more, registered for what can be sent, while `full`.
+    room: Mutex<Option<Arc<AsyncFd<UdpSocket>>>>,
     received: Mutex<Received>,
 }
 
@@ -40,11 +48,32 @@ impl Datagrams {
     /// When the socket cannot be registered with the current runtime.
     pub(super) fn new(socket: UdpSocket) -> io::Result<Arc<Self>> {
         let state = UdpSocketState::new((&socket).into())?;
-        // SAFETY: a `UdpSocket` owns its descriptor, always answers the same one and closes it only when dropped; nothing
-        // takes it out of the `AsyncFd`.
-        let io = unsafe { AsyncFd::register(socket) }?;
-        Ok(Arc::new(Self { io, state, received: Mutex::new(Received::new()) }))
+        let io = register(socket, Interest::READABLE)?;
+        let (full, room) = (AtomicBool::new(false), Mutex::new(None));
+        Ok(Arc::new(Self { io, state, full, room, received: Mutex::new(Received::new()) }))
     }
+
+    /// The registration that tells when there is room: one for all who wait.
+    fn room(&self) -> io::Result<Arc<AsyncFd<UdpSocket>>> {
+        let mut room = self.room.lock();
+        if let Some(room) = &*room {
+            return Ok(room.clone());
+        }
+        // A descriptor of its own: an epoll takes each only once.
+        let registered = Arc::new(register(self.io.get_ref().try_clone()?, Interest::WRITABLE)?);
+        Ok(room.insert(registered).clone())
+    }
+
+    fn handle_room(&self) {
+        self.full.store(false, Ordering::Relaxed);
+        *self.room.lock() = None;
+    }
+}
+
+fn register(socket: UdpSocket, interest: Interest) -> io::Result<AsyncFd<UdpSocket>> {
+    // SAFETY: a `UdpSocket` owns its descriptor, always answers the same one and closes it only when dropped; nothing takes
+    // it out of the `AsyncFd`.
+    Ok(unsafe { AsyncFd::register_with_interest(socket, interest) }?)
 }
 
 impl fmt::Debug for Datagrams {
@@ -59,7 +88,11 @@ impl AsyncUdpSocket for Datagrams {
     }
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
-        self.io.try_io(Interest::WRITABLE, |socket| self.state.send(socket.into(), transmit))
+        let sent = self.state.send(self.io.get_ref().into(), transmit);
+        if sent.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock) {
+            self.full.store(true, Ordering::Relaxed);
+        }
+        sent
     }
 
     fn poll_recv(
@@ -122,12 +155,20 @@ impl fmt::Debug for Writable {
 impl UdpPoller for Writable {
     fn poll_writable(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Self { socket, wait } = self.get_mut();
-        let future = wait.get_or_insert_with(|| {
-            let socket = socket.clone();
-            Box::pin(async move { socket.io.writable().await.map(drop) })
-        });
-        let result = ready!(future.as_mut().poll(cx));
+        if !socket.full.load(Ordering::Relaxed) {
+            *wait = None;
+            return Poll::Ready(Ok(()));
+        }
+        let waiting = match wait {
+            Some(waiting) => waiting,
+            None => {
+                let room = socket.room()?;
+                wait.insert(Box::pin(async move { room.writable().await.map(drop) }))
+            }
+        };
+        let result = ready!(waiting.as_mut().poll(cx));
         *wait = None;
+        socket.handle_room();
         Poll::Ready(result)
     }
 }
@@ -311,6 +352,26 @@ mod tests {
                 assert_eq!(tokio::time::timeout(deadline, receive).await.unwrap().unwrap(), 1);
                 assert_eq!(memory[..meta[0].len], [round, part]);
             }
+        }
+    }
+
+    #[tokio::test]
+    async fn who_finds_the_socket_full_is_told_when_there_is_room() {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let datagrams = Datagrams::new(socket).unwrap();
+        let mut pollers: Vec<_> = (0..3).map(|_| datagrams.clone().create_io_poller()).collect();
+        let mut wait = async || {
+            for poller in &mut pollers {
+                let room = std::future::poll_fn(|cx| poller.as_mut().poll_writable(cx));
+                tokio::time::timeout(std::time::Duration::from_secs(20), room).await.unwrap().unwrap();
+            }
+        };
+        wait().await;
+        for _ in 0..3 {
+            // As a send that got EAGAIN leaves it.
+            datagrams.full.store(true, Ordering::Relaxed);
+            wait().await;
+            assert!(!datagrams.full.load(Ordering::Relaxed) && datagrams.room.lock().is_none());
         }
     }
 }

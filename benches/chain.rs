@@ -7,7 +7,8 @@
 //!
 //! `BENCH_ROUNDS` (7), `BENCH_SECONDS` (2, length of a measurement), `BENCH_CHAINS` and `BENCH_SCENARIOS` (names
 //! separated by commas) narrow or widen a run. `BENCH_CERTS` names a folder as `edge ca` makes it, instead of fresh
-//! certificates. All of it takes about a quarter of an hour.
+//! certificates. `BENCH_BASELINE` names a folder with an `edge` and an `origin` of another build: a contestant of its own,
+//! beside which a change shows what it costs or saves. All of it takes about a quarter of an hour.
 //!
 //! Linux only. Peers come from Debian sid and are unpacked under target/ without root.
 

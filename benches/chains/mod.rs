@@ -28,6 +28,8 @@ pub const HOST: &str = "bench.example";
 pub enum Contestant {
     /// Ours.
     Trunkline,
+    /// Ours of another build, for what a change costs or saves.
+    Baseline,
     /// HAProxy to HAProxy over reverse HTTP: the origin dials out, HTTP/2 over mutual TLS.
     HaproxyReverse,
     /// The same with 64 KiB buffers, which favours bulk.
@@ -44,8 +46,9 @@ pub enum Contestant {
 
 impl Contestant {
     /// All of them; the first is what the others are compared with.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Trunkline,
+        Self::Baseline,
         Self::HaproxyReverse,
         Self::HaproxyReverse64k,
         Self::HaproxyTls64k,
@@ -58,6 +61,7 @@ impl Contestant {
     pub fn name(self) -> &'static str {
         match self {
             Self::Trunkline => "trunkline",
+            Self::Baseline => "trunkline-baseline",
             Self::HaproxyReverse => "haproxy-rhttp",
             Self::HaproxyReverse64k => "haproxy-rhttp-64k",
             Self::HaproxyTls64k => "haproxy-h2-64k",
@@ -68,15 +72,20 @@ impl Contestant {
     }
 
     /// Whether a run without `BENCH_CHAINS` includes it: ours, the best at small requests (with two buffer sizes, because
-    /// the large one costs memory), the best at bulk.
+    /// the large one costs memory), the best at bulk; and the baseline if there is one.
     pub fn by_default(self) -> bool {
-        !matches!(self, Self::HaproxyTls64k | Self::HaproxyHop | Self::NginxHttp1)
+        match self {
+            Self::Baseline => trunkline::baseline().is_ok(),
+            Self::HaproxyTls64k | Self::HaproxyHop | Self::NginxHttp1 => false,
+            _ => true,
+        }
     }
 
     /// Where its programs are; fetched on first use, so it needs the machine's own network.
     pub fn programs(self) -> Outcome<PathBuf> {
         match self {
-            Self::Trunkline => Ok(PathBuf::from(env!("CARGO_BIN_EXE_edge"))),
+            Self::Trunkline => Ok(trunkline::built()),
+            Self::Baseline => trunkline::baseline(),
             Self::NginxHttp1 | Self::NginxHttp2 => process::debian("nginx"),
             _ => process::debian("haproxy"),
         }
@@ -86,7 +95,8 @@ impl Contestant {
     pub fn start(self, stage: &Stage) -> Outcome<Chain> {
         let stage = stage.folder(self.name())?;
         match self {
-            Self::Trunkline => trunkline::start(&stage),
+            Self::Trunkline => trunkline::start(&stage, &trunkline::built()),
+            Self::Baseline => trunkline::start(&stage, &trunkline::baseline()?),
             Self::HaproxyReverse => haproxy::start(&stage, haproxy::Tunnel::Reverse, 16 << 10),
             Self::HaproxyReverse64k => haproxy::start(&stage, haproxy::Tunnel::Reverse, 64 << 10),
             Self::HaproxyTls64k => haproxy::start(&stage, haproxy::Tunnel::Dialled, 64 << 10),

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value;
@@ -11,17 +11,29 @@ use super::process::Process;
 use super::{Chain, HOST, Stage};
 use crate::Outcome;
 
-/// Starts the edge, learns its addresses from its ready line, then the origin.
-pub fn start(stage: &Stage) -> Outcome<Chain> {
-    let edge = launch(stage, "edge", env!("CARGO_BIN_EXE_edge"), &edge_config(stage))?;
+/// The folder with the programs of this build.
+pub fn built() -> PathBuf {
+    Path::new(env!("CARGO_BIN_EXE_edge")).with_file_name("")
+}
+
+/// The folder with the programs of another build.
+pub fn baseline() -> Outcome<PathBuf> {
+    let folder =
+        std::env::var("BENCH_BASELINE").map_err(|_| "BENCH_BASELINE must name a folder with edge and origin")?;
+    Ok(PathBuf::from(folder))
+}
+
+/// Starts the edge of `programs`, learns its addresses from its ready line, then the origin.
+pub fn start(stage: &Stage, programs: &Path) -> Outcome<Chain> {
+    let edge = launch(stage, "edge", &programs.join("edge"), &edge_config(stage))?;
     let ready = edge.ready()?;
     let tunnel = address(&ready, "tunnel")?;
-    let origin = launch(stage, "origin", env!("CARGO_BIN_EXE_origin"), &origin_config(stage, tunnel))?;
+    let origin = launch(stage, "origin", &programs.join("origin"), &origin_config(stage, tunnel))?;
     origin.ready()?;
     Ok(Chain { address: address(&ready, "http3")?, processes: vec![edge, origin] })
 }
 
-fn launch(stage: &Stage, end: &str, program: &str, config: &str) -> Outcome<Process> {
+fn launch(stage: &Stage, end: &str, program: &Path, config: &str) -> Outcome<Process> {
     let file = stage.dir.join(format!("{end}.toml"));
     fs::write(&file, config)?;
     let mut command = Command::new(program);

@@ -497,20 +497,23 @@ fn tell_end(link: &Link, error: &LinkError) {
 async fn drive_control(link: &Arc<Link>, control: &mut ControlStream, owner: &dyn Owner) -> LinkError {
     let mut pulse = Pulse::new(link.clone());
     let (mut out, mut progress) = (Bytes::new(), clock::now());
+    // Set by what is worth a packet. A received frame is not: its acknowledgements would answer each other for ever.
+    let mut due = false;
     loop {
         let ControlStream { send, recv, decoder } = &mut *control;
         let step = tokio::select! {
             biased;
-            () = tokio::time::sleep_until(pulse.due()) => pulse.tick(owner),
+            () = tokio::time::sleep_until(pulse.due()) => { due = true; pulse.tick(owner) }
             written = write_some(send, &mut out), if !out.is_empty() => written,
             frame = read_frame(recv, decoder) => frame.map(|frame| handle(link, owner, frame)),
-            () = link.wake.notified(), if out.is_empty() => Ok(()),
+            () = link.wake.notified(), if out.is_empty() => { due = true; Ok(()) }
         };
         if link.hinted.swap(false, Ordering::Relaxed) {
             pulse.handle_hint();
         }
-        if out.is_empty() {
+        if due && out.is_empty() {
             (out, progress) = (link.take_outbox(), clock::now());
+            due = false;
         }
         if link.overflow.load(Ordering::Relaxed) || is_overdue(&out, progress) {
             return LinkError::Control("the other end does not read".into());

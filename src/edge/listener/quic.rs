@@ -11,8 +11,8 @@ use std::time::Duration;
 use quinn::congestion::CubicConfig;
 use quinn::crypto::rustls::{HandshakeData, QuicServerConfig};
 use quinn::{
-    Connecting, Connection, ConnectionError, Endpoint, IdleTimeout, Incoming, MtuDiscoveryConfig, ServerConfig,
-    TransportConfig, VarInt, ZeroRttAccepted,
+    AckFrequencyConfig, Connecting, Connection, ConnectionError, Endpoint, IdleTimeout, Incoming, MtuDiscoveryConfig,
+    ServerConfig, TransportConfig, VarInt, ZeroRttAccepted,
 };
 
 use super::admission::{Admission, Permit};
@@ -27,6 +27,10 @@ use crate::task::Tasks;
 const UNI_STREAMS_MAX: u32 = 8;
 /// What one client may send before its first packet was looked at; we look at once.
 const INCOMING_BUFFER_MAX: u64 = 16 << 10;
+/// Packets that a client may receive without acknowledging them at once, where it knows of the extension
+/// (draft-ietf-quic-ack-frequency); the others tell of every second one. Half of an initial congestion window, so that
+/// slow start never waits for a delayed acknowledgement.
+const ACK_THRESHOLD: VarInt = VarInt::from_u32(4);
 /// H3_NO_ERROR.
 const NO_ERROR: VarInt = VarInt::from_u32(0x100);
 /// How long the last CONNECTION_CLOSE frames may take.
@@ -77,7 +81,10 @@ pub fn server_config(tls: Arc<QuicServerConfig>, keys: &QuicKeys, limits: &Limit
 fn transport_config(limits: &Limits) -> TransportConfig {
     let idle = IdleTimeout::try_from(limits.idle_timeout).unwrap_or(VarInt::MAX.into());
     let mut transport = TransportConfig::default();
+    let mut acks = AckFrequencyConfig::default();
+    acks.ack_eliciting_threshold(ACK_THRESHOLD);
     transport
+        .ack_frequency_config(Some(acks))
         .max_concurrent_bidi_streams(limits.streams_max.into())
         .max_concurrent_uni_streams(UNI_STREAMS_MAX.into())
         .stream_receive_window(limits.stream_window.into())

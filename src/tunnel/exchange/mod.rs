@@ -45,6 +45,8 @@ const ADRIFT: Duration = Duration::from_millis(200);
 const PIECES: usize = 32;
 /// As long as there are no more: empty slots cost time too.
 const PIECES_FEW: usize = 4;
+/// What the other end may keep for us until the next heartbeat after all of it came, bytes.
+const ACK_LATE_MAX: u64 = 16 << 10;
 
 /// The stream an exchange rides on now.
 struct Attachment {
@@ -695,13 +697,14 @@ impl Exchange {
         let mut state = self.state.lock();
         let (offset, window) = state.recv.final_ack();
         let ack = Ack { exchange: self.counter, offset, window };
+        let much = state.recv.unacknowledged() > ACK_LATE_MAX;
         let Some(attachment) = &mut state.attachment else {
             drop(state);
             // Any link will do: the other end need not keep for a resume what is all here.
             return self.peer.any_link(None).into_iter().for_each(|link| link.ack(ack, true));
         };
-        // It goes with the next heartbeat, except where a drain waits for it.
-        attachment.link.ack(ack, attachment.link.state() == LinkState::Draining);
+        // It goes with the next heartbeat, except where a drain waits for it or the other end keeps much for it.
+        attachment.link.ack(ack, much || attachment.link.state() == LinkState::Draining);
         // Take the FIN, if it is there: a stream dropped before its end sends STOP_SENDING.
         let mut none = [const { Bytes::new() }; 1];
         let _ = pin!(attachment.recv.read_chunks(&mut none)).poll(&mut Context::from_waker(Waker::noop()));

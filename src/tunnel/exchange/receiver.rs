@@ -80,6 +80,11 @@ impl Receiver {
         self.budget.release(less);
     }
 
+    /// Bytes that came and that the other end still keeps.
+    pub fn unacknowledged(&self) -> u64 {
+        (self.received + self.window).saturating_sub(self.granted)
+    }
+
     /// The last acknowledgement: everything came.
     pub fn final_ack(&self) -> (u64, u64) {
         (self.received, 0)

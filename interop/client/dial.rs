@@ -37,7 +37,7 @@ impl Dialler {
         let port = url.port_u16().unwrap_or(contract.port);
         let peer = tokio::net::lookup_host((host.as_str(), port)).await?.next();
         let peer = peer.ok_or_else(|| format!("{host} has no address"))?;
-        let endpoint = quic::endpoint(quinn::EndpointConfig::default(), None, quic::dialling_socket(peer)?)?;
+        let endpoint = quic::endpoint(quinn::EndpointConfig::default(), None, quic::dialling_socket(peer)?, None)?;
         Ok(Self { endpoint, tls: Tls::new(contract)?, host, peer, qlog: contract.qlog.clone() })
     }
 
@@ -82,7 +82,7 @@ impl Dialler {
 
     /// Goes on from another port, with another connection ID (RFC 9000 section 9). True when it is done.
     pub fn migrate(&self) -> bool {
-        let moved = quic::dialling_socket(self.peer).and_then(|socket| quic::rebind(&self.endpoint, socket));
+        let moved = quic::dialling_socket(self.peer).and_then(|socket| quic::rebind(&self.endpoint, socket, None));
         moved.inspect_err(|error| tracing::error!(%error, "cannot migrate")).is_ok()
     }
 

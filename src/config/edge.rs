@@ -10,6 +10,7 @@ use super::origin::PopAddress;
 use super::raw;
 use super::report::Errors;
 use super::values::{AdminListen, Drain, HostPattern, Log, TunnelIdentity, TunnelLimits};
+use crate::quic::Preferred;
 
 /// Everything `edge run` needs to know.
 #[derive(Clone, Debug)]
@@ -188,10 +189,18 @@ pub struct Http3 {
     pub alt_svc_max_age: Duration,
     /// Port in Alt-Svc where clients see another one than is bound (port forwarding).
     pub alt_svc_port: Option<u16>,
+    /// Addresses of this PoP alone, at which clients that came to another one of the machine go on (RFC 9000 section 9.6);
+    /// for listeners on all addresses. None by default.
+    pub preferred_address: Preferred,
 }
 
 impl Default for Http3 {
     fn default() -> Self {
-        Self { enabled: true, alt_svc_max_age: Duration::from_secs(86_400), alt_svc_port: None }
+        Self {
+            enabled: true,
+            alt_svc_max_age: Duration::from_secs(86_400),
+            alt_svc_port: None,
+            preferred_address: Preferred::default(),
+        }
     }
 }

@@ -44,7 +44,7 @@ use crate::observe::log::{self, Log};
 use crate::observe::metrics::{self as process_metrics, RequestMetrics};
 use crate::observe::ready::Ready;
 use crate::observe::record::Observer;
-use crate::quic::{BindError, KeysError, QuicKeys, Worker, bind_udp, endpoint};
+use crate::quic::{BindError, KeysError, QuicKeys, Worker, bind_udp, endpoint, listen};
 use crate::signal::{Ended, Signals};
 use crate::task::{Shutdown, Tasks};
 use crate::tls::TlsError;
@@ -381,7 +381,7 @@ async fn work(shared: &Arc<Shared>, worker: Worker, servers: Servers, sockets: S
     let listeners = shared.clients.clone();
     for (socket, alt_svc) in sockets.udp {
         let config = shared.keys.endpoint_config(worker);
-        let endpoint = endpoint(config, Some(servers.client.clone()), socket, None)?;
+        let endpoint = listen(config, servers.client.clone(), socket, shared.config.http3.preferred_address)?;
         let listener = QuicListener {
             limits: limits.clone(),
             admission: admission.clone(),

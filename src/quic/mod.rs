@@ -6,6 +6,7 @@
 mod cid;
 mod datagrams;
 mod keys;
+mod preferred;
 #[cfg(feature = "interop")]
 mod qlog;
 mod socket;
@@ -13,7 +14,8 @@ mod unreachable;
 
 pub use cid::{CidGenerator, Worker, initial_cid};
 pub use keys::{KeysError, QuicKeys};
+pub use preferred::Preferred;
 #[cfg(feature = "interop")]
 pub use qlog::qlog;
-pub use socket::{BindError, WORKERS_MAX, bind_group, bind_udp, dialling_socket, endpoint, rebind};
+pub use socket::{BindError, WORKERS_MAX, bind_group, bind_udp, dialling_socket, endpoint, listen, rebind};
 pub use unreachable::Unreachable;

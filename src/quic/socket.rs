@@ -13,6 +13,7 @@ use quinn::{EndpointConfig, ServerConfig, TokioRuntime};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::datagrams::Datagrams;
+use super::preferred::{Answering, Preferred};
 use super::unreachable::Unreachable;
 
 /// Sockets in a group: the steering byte tells no more apart.
@@ -169,6 +170,27 @@ pub fn endpoint(
 ) -> io::Result<quinn::Endpoint> {
     let socket = Datagrams::new(socket, unreachable)?;
     quinn::Endpoint::new_with_abstract_socket(config, server, socket, Arc::new(TokioRuntime))
+}
+
+/// An endpoint that accepts on `socket`, driven by the current runtime, and asks clients to go on at a preferred address, if
+/// `preferred` has one for it.
+///
+/// # Errors
+/// When the socket cannot be registered with the runtime.
+pub fn listen(
+    config: EndpointConfig,
+    mut server: ServerConfig,
+    socket: UdpSocket,
+    preferred: Preferred,
+) -> io::Result<quinn::Endpoint> {
+    let address = socket.local_addr()?;
+    let preferred = preferred.at(address);
+    if preferred.is_empty() {
+        return endpoint(config, Some(server), socket, None);
+    }
+    preferred.announce(&mut server, address.port());
+    let socket = Answering::new(socket, preferred)?;
+    quinn::Endpoint::new_with_abstract_socket(config, Some(server), socket, Arc::new(TokioRuntime))
 }
 
 /// Moves `endpoint` with its connections to `socket`, which has what [`endpoint`] gave the first one.

@@ -2,16 +2,17 @@
 //!
 //! Called by `EdgeConfig`. Holds the ranges of its keys; the defaults are those of the checked structs.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::files::{file, folder, pair};
 use super::item::{Item, Seen, each, flag, once, some};
-use super::names::{admin, host_pattern, name, network, pop_address, socket};
+use super::names::{address, admin, host_pattern, name, network, pop_address, socket};
 use super::numbers::{LONGEST, SHORTEST, duration, number, show_size, size};
 use super::section::Section;
 use super::shared::{drain, log, tunnel_identity, tunnel_limits, workers};
 use crate::config::{EdgeConfig, EdgeService, EdgeTunnel, HostPattern, Http3, Limits, NextPop, TlsCertificate};
+use crate::quic::Preferred;
 use crate::tunnel::identity::Identity;
 
 /// Everything; none if anything that must be there is missing or wrong.
@@ -31,7 +32,7 @@ pub fn edge(top: &mut Section<'_>) -> Option<EdgeConfig> {
     let services = services(top.required_tables("service", "name and hosts"));
     let pops = pops(top.tables("pop"));
     let limits = limits(top.table("limits"));
-    let http3 = http3(top.table("http3"));
+    let http3 = http3(top.table("http3"), listen.as_deref().unwrap_or_default());
     let (drain, log) = (drain(top.table("drain")), log(top.table("log")));
     Some(EdgeConfig {
         name: name?,
@@ -168,11 +169,37 @@ fn limits(mut section: Section<'_>) -> Limits {
 }
 
 /// `[http3]`
-fn http3(mut section: Section<'_>) -> Http3 {
+fn http3(mut section: Section<'_>, listen: &[SocketAddr]) -> Http3 {
     let default = Http3::default();
+    let preferred_address = preferred_address(&mut section, listen);
     Http3 {
         enabled: section.or("enabled", default.enabled, flag),
         alt_svc_max_age: section.or("alt_svc_max_age", default.alt_svc_max_age, duration(Duration::ZERO..=LONGEST)),
         alt_svc_port: section.optional("alt_svc_port", number(1..=u16::MAX)),
+        preferred_address,
     }
+}
+
+/// One address of each family at most, and a listener that packets to it reach.
+fn preferred_address(section: &mut Section<'_>, listen: &[SocketAddr]) -> Preferred {
+    let mut preferred = Preferred::default();
+    let mut twice = false;
+    for address in section.or("preferred_address", Vec::new(), each(address)) {
+        twice |= match address {
+            IpAddr::V4(address) => preferred.v4.replace(address).is_some(),
+            IpAddr::V6(address) => preferred.v6.replace(address).is_some(),
+        };
+    }
+    let conflict = |message: &str, allowed: &str| {
+        section.conflict("preferred_address", message.into(), allowed.into());
+    };
+    if twice {
+        conflict("`preferred_address` has two of one family", "one IPv4 and one IPv6 address");
+    }
+    let reached = |wanted: Preferred| listen.iter().any(|address| wanted.at(*address) == wanted);
+    if !listen.is_empty() && !preferred.is_empty() && !reached(preferred) {
+        let allowed = "with \"[::]:443\" in `listen`; IPv4 alone also with \"0.0.0.0:443\"";
+        conflict("`preferred_address` needs a listener on all addresses", allowed);
+    }
+    preferred
 }

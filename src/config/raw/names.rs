@@ -34,6 +34,16 @@ pub(super) fn socket(item: &Item<'_>) -> Option<SocketAddr> {
     }
 }
 
+/// An address of this machine that packets can be sent to.
+pub(super) fn address(item: &Item<'_>) -> Option<IpAddr> {
+    const ALLOWED: &str = "an IP address of this machine, such as \"192.0.2.7\" or \"2001:db8::7\"";
+    let text = item.text(ALLOWED)?;
+    match text.parse::<IpAddr>() {
+        Ok(address) if !address.is_unspecified() && !address.is_multicast() => Some(address),
+        _ => item.refuse(format!("`{text}` is not an address to go to"), ALLOWED),
+    }
+}
+
 /// Where the admin listener listens.
 pub(super) fn admin(item: &Item<'_>) -> Option<AdminListen> {
     const ALLOWED: &str = "an IP address and a port such as \"127.0.0.1:9180\", or a unix socket: \"unix:/path\"";

@@ -14,7 +14,7 @@ use super::*;
 use crate::config::Http3;
 use crate::edge::listener::socket::bind_client;
 use crate::edge::listener::{admission, tls};
-use crate::quic::{Worker, endpoint, initial_cid};
+use crate::quic::{Preferred, Worker, initial_cid, listen};
 use crate::task::Shutdown;
 use crate::tls::provider;
 
@@ -94,6 +94,17 @@ impl Server {
     }
 
     fn start_with(site: &Site, address: SocketAddr, workers: usize, limits: &Limits, early_data: bool) -> Self {
+        Self::start_preferring(site, address, workers, limits, early_data, Preferred::default())
+    }
+
+    fn start_preferring(
+        site: &Site,
+        address: SocketAddr,
+        workers: usize,
+        limits: &Limits,
+        early_data: bool,
+        preferred: Preferred,
+    ) -> Self {
         let sockets = bind_client(address, workers, true).unwrap();
         let shutdown = Shutdown::default();
         let first = QuicListener { early_data, ..listener(limits, &shutdown) };
@@ -104,7 +115,7 @@ impl Server {
             let tls = tls::quic_tls(provider(), site.certificates.clone(), resumption.clone());
             let tls = tls::quic_config(tls.unwrap()).unwrap();
             let config = server_config(tls, &site.keys, limits);
-            let endpoint = endpoint(site.keys.endpoint_config(worker), Some(config), socket, None).unwrap();
+            let endpoint = listen(site.keys.endpoint_config(worker), config, socket, preferred).unwrap();
             let listener = QuicListener { admission: first.admission.for_worker(), ..first.clone() };
             let log = log.clone();
             first.tasks.spawn(async move {
@@ -434,19 +445,45 @@ async fn an_early_request_that_a_stranger_sends_again_is_not_served_again() {
     assert!(server.log.lock().iter().all(|(_, peer)| *peer != stranger), "the replay was served");
 }
 
+#[tokio::test]
+async fn a_client_that_goes_on_at_the_preferred_address_is_answered_from_there() {
+    let site = Site::new();
+    let preferred = Preferred { v4: Some([127, 0, 0, 2].into()), v6: None };
+    let any = "0.0.0.0:0".parse().unwrap();
+    let server = Server::start_preferring(&site, any, 2, &Limits::default(), false, preferred);
+    let at = |last: u8| SocketAddr::from(([127, 0, 0, last], server.address.port()));
+    let tap = Tap::start(at(1), &server.listener.tasks).await;
+    let client = client();
+    let connection = in_time(client.connect_with(site.client(), tap.address, "a.example").unwrap()).await.unwrap();
+    for address in [at(1), at(2), at(1), at(2)] {
+        *tap.server.lock() = address;
+        // The client's socket stays what it is; only the server's address changes.
+        in_time(round_trip(&connection, b"hello")).await;
+        assert_eq!(*tap.answered_from.lock(), Some(address));
+    }
+}
+
 /// Between one client and a server; keeps what the client sent.
 struct Tap {
     address: SocketAddr,
     seen: Arc<Mutex<Vec<Vec<u8>>>>,
+    /// Where the client's packets go.
+    server: Arc<Mutex<SocketAddr>>,
+    /// Where the last packet to the client came from.
+    answered_from: Arc<Mutex<Option<SocketAddr>>>,
 }
 
 impl Tap {
     async fn start(server: SocketAddr, tasks: &Tasks) -> Self {
         let near = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let far = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        far.connect(server).await.unwrap();
-        let tap = Self { address: near.local_addr().unwrap(), seen: Arc::default() };
-        let seen = tap.seen.clone();
+        let tap = Self {
+            address: near.local_addr().unwrap(),
+            seen: Arc::default(),
+            server: Arc::new(Mutex::new(server)),
+            answered_from: Arc::default(),
+        };
+        let (seen, target, answered_from) = (tap.seen.clone(), tap.server.clone(), tap.answered_from.clone());
         tasks.spawn(async move {
             let (mut client, mut up, mut down) = (server, [0; 2048], [0; 2048]);
             loop {
@@ -455,10 +492,13 @@ impl Tap {
                         let (length, from) = got.unwrap();
                         client = from;
                         seen.lock().push(up[..length].to_vec());
-                        far.send(&up[..length]).await.unwrap();
+                        let target = *target.lock();
+                        far.send_to(&up[..length], target).await.unwrap();
                     }
-                    got = far.recv(&mut down) => {
-                        near.send_to(&down[..got.unwrap()], client).await.unwrap();
+                    got = far.recv_from(&mut down) => {
+                        let (length, from) = got.unwrap();
+                        *answered_from.lock() = Some(from);
+                        near.send_to(&down[..length], client).await.unwrap();
                     }
                 }
             }

@@ -7,7 +7,7 @@ use futures_util::{SinkExt, StreamExt};
 use tokio_tungstenite::tungstenite::Message;
 use trunkline::clock;
 
-use crate::chain::{HOST, in_time};
+use crate::chain::{HOST, eventually, in_time};
 use crate::client::{Client, Exchange, Protocol, tls};
 use crate::cluster::Cluster;
 use crate::load::Load;
@@ -95,6 +95,29 @@ async fn row_8_a_gateway_drains() {
     done.report("8 SIGTERM of a gateway", &mut cluster).await;
     println!("| 8 SIGTERM of a gateway | {} ms from its last stream to its end, {status} |", end.as_millis());
     done.assert_flawless();
+    assert_eq!(status.code(), Some(0), "drained");
+}
+
+#[tokio::test]
+async fn a_gateway_that_registers_with_a_draining_pop_hears_of_the_drain() {
+    let mut cluster = Cluster::start(2, 2).await;
+    let mut client = Client::connect_to(&cluster.chain, Protocol::Http3, 0).await;
+    // It keeps the PoP until it is let go.
+    let request = client.request("GET", "/sse?interval=50&count=1000");
+    let held = client.stream(request).await.expect("head");
+    cluster.chain.edges[0].signal(libc::SIGTERM);
+    let idle = usize::from(cluster.in_flight(0).await > 0);
+    cluster.kill(idle).await;
+    cluster.restart(idle).await;
+    eventually("two links that drain", async || {
+        let status = cluster.status(idle).await;
+        let tunnels = status["tunnels"].as_array().expect("an array").iter();
+        let draining = tunnels.filter(|tunnel| tunnel["pop"] == "pop-a" && tunnel["state"] == "Draining").count();
+        (draining == 2).then_some(())
+    })
+    .await;
+    drop((held, client));
+    let status = in_time("the PoP's end", cluster.chain.edges[0].ended()).await;
     assert_eq!(status.code(), Some(0), "drained");
 }
 

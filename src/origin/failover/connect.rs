@@ -91,29 +91,39 @@ impl Dialler {
         Ok(Dialled { link, control, endpoint })
     }
 
-    /// The addresses of the PoP's name now; those it had when it last resolved, if the resolver fails: an outage of DNS
-    /// need not become one of the tunnels.
+    /// The addresses of the PoP's name now.
     async fn resolve(&self, holder: &mut Holder) -> Result<Vec<SocketAddr>, DialError> {
         let host = holder.address.host.as_str();
         let lookup = tokio::net::lookup_host((host, holder.address.port));
-        let failure = match tokio::time::timeout(self.dial_timeout / 2, lookup).await {
-            Ok(Ok(found)) => {
-                let found: Vec<_> = found.collect();
-                if !found.is_empty() {
-                    holder.known = found;
-                    return Ok(holder.known.clone());
-                }
-                "no address".to_owned()
-            }
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => "no answer in time".to_owned(),
+        let found = match tokio::time::timeout(self.dial_timeout / 2, lookup).await {
+            Ok(Ok(found)) => Ok(found.collect()),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err("no answer in time".to_owned()),
         };
-        if holder.known.is_empty() {
-            return Err(DialError::Resolve(format!("{host}: {failure}")));
-        }
-        tracing::warn!(host, failure, "the name does not resolve; its last addresses are dialled");
-        Ok(holder.known.clone())
+        found_or_known(host, found, &mut holder.known)
     }
+}
+
+/// What a name was found to have, or what it had when it was last found, if the resolver fails: an outage of DNS need not
+/// become one of the tunnels.
+fn found_or_known(
+    host: &str,
+    found: Result<Vec<SocketAddr>, String>,
+    known: &mut Vec<SocketAddr>,
+) -> Result<Vec<SocketAddr>, DialError> {
+    let failure = match found {
+        Ok(found) if !found.is_empty() => {
+            *known = found;
+            return Ok(known.clone());
+        }
+        Ok(_) => "no address".to_owned(),
+        Err(failure) => failure,
+    };
+    if known.is_empty() {
+        return Err(DialError::Resolve(format!("{host}: {failure}")));
+    }
+    tracing::warn!(host, failure, "the name does not resolve; its last addresses are dialled");
+    Ok(known.clone())
 }
 
 /// The order in which addresses are tried: families in turn, beginning with that of the first, which the system prefers
@@ -184,6 +194,18 @@ mod tests {
 
     fn addresses(text: &[&str]) -> Vec<SocketAddr> {
         text.iter().map(|address| address.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn a_name_that_moved_is_followed_and_one_that_no_longer_resolves_stays_where_it_was() {
+        let (old, new, mut known) = (addresses(&["192.0.2.1:1"]), addresses(&["192.0.2.2:1"]), Vec::new());
+        let unknown = found_or_known("a.test", Err("down".into()), &mut known).unwrap_err();
+        assert!(unknown.to_string().contains("a.test: down"), "{unknown}");
+        assert_eq!(found_or_known("a.test", Ok(old.clone()), &mut known).unwrap(), old);
+        assert_eq!(found_or_known("a.test", Ok(new.clone()), &mut known).unwrap(), new);
+        for failure in [Err("down".to_owned()), Ok(Vec::new())] {
+            assert_eq!(found_or_known("a.test", failure, &mut known).unwrap(), new);
+        }
     }
 
     #[test]

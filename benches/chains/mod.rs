@@ -9,6 +9,7 @@ mod haproxy;
 mod nginx;
 mod process;
 mod template;
+mod tools;
 mod trunkline;
 
 pub use process::{Process, pinned};
@@ -77,8 +78,8 @@ impl Contestant {
     pub fn programs(self) -> Outcome<PathBuf> {
         match self {
             Self::Trunkline => Ok(PathBuf::from(env!("CARGO_BIN_EXE_edge"))),
-            Self::NginxHttp1 | Self::NginxHttp2 => process::debian("nginx"),
-            _ => process::debian("haproxy"),
+            Self::NginxHttp1 | Self::NginxHttp2 => tools::debian("nginx"),
+            _ => tools::debian("haproxy"),
         }
     }
 

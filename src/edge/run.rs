@@ -38,7 +38,7 @@ use crate::config::EdgeConfig;
 use crate::exit::Exit;
 use crate::fields::Via;
 use crate::observe::access::AccessLog;
-use crate::observe::event::Events;
+use crate::observe::event::{Event, Events, What};
 use crate::observe::log::{self, Log};
 use crate::observe::metrics::{self as process_metrics, RequestMetrics};
 use crate::observe::ready::Ready;
@@ -178,11 +178,19 @@ impl Process {
         let timeout = shared.config.drain.timeout;
         let drained = async {
             self.shutdown.draining().await;
+            let begun = clock::now();
+            let tell = |what| {
+                let took = clock::now().saturating_duration_since(begun);
+                shared.peers.events().emit(&Event { from: &shared.config.name, took, ..Event::new(what) });
+            };
+            tell(What::Drain);
             let deadline_millis = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
             shared.tunnels.announce_drain(Drain { reason: "shutdown".into(), deadline_millis, next: shared.next() });
             let handover = tokio::time::timeout(HANDOVER_TIMEOUT.min(timeout), handed_over(&shared.tunnels));
             // Clients first, tunnels last: these serve what is in flight.
+            let handover = async { handover.await.map(|()| tell(What::Handover)) };
             let _ = tokio::join!(handover, shared.clients.wait());
+            tell(What::Drained);
         };
         let ended = self.signals.supervise(&self.shutdown, timeout, drained).await;
         for link in shared.tunnels.links() {

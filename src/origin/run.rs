@@ -18,10 +18,11 @@ use super::failover::{Dialler, Holder, Supervisor};
 use super::gateway::{Gateway, Service};
 use super::upstream::{UpstreamMetrics, UpstreamSetupError, Upstreams};
 use crate::admin::{self, Admin, AdminSocket, Command, Readiness, Report};
+use crate::clock;
 use crate::config::OriginConfig;
 use crate::exit::Exit;
 use crate::observe::access::AccessLog;
-use crate::observe::event::Events;
+use crate::observe::event::{Event, Events, What};
 use crate::observe::log::{self, Log};
 use crate::observe::metrics::{self as process_metrics, RequestMetrics};
 use crate::observe::ready::Ready;
@@ -123,11 +124,20 @@ impl Process {
         let shutdown = self.shutdown.clone();
         let drained = async {
             shutdown.draining().await;
+            let begun = clock::now();
+            let tell = |what| {
+                let took = clock::now().saturating_duration_since(begun);
+                dialler.peers.events().emit(&Event { from: &dialler.hello.node, took, ..Event::new(what) });
+            };
+            tell(What::Drain);
             tell_drain(&dialler, timeout);
-            let _ = tokio::time::timeout(HANDOVER_TIMEOUT.min(timeout), handed_over(&dialler)).await;
+            if tokio::time::timeout(HANDOVER_TIMEOUT.min(timeout), handed_over(&dialler)).await.is_ok() {
+                tell(What::Handover);
+            }
             dialler.gateway.closed.store(true, Ordering::Relaxed);
             dialler.exchanges.wait().await;
             settle(&dialler).await;
+            tell(What::Drained);
         };
         let ended = self.signals.supervise(&self.shutdown, timeout, drained).await;
         for link in dialler.held.lock().drain(..) {
@@ -205,6 +215,7 @@ fn dialler(
     let (links, exchanges) = (Tasks::new(shutdown.clone()), Tasks::new(shutdown.clone()));
     let credentials = Credentials::load(&config.tunnel.identity)?;
     let readiness = readiness.clone();
+    let events = Events::register(registry);
     Ok(Dialler {
         hello: Hello {
             node: config.name.clone(),
@@ -218,18 +229,13 @@ fn dialler(
         services: config.services.iter().map(|service| service.name.clone()).collect(),
         client: credentials.client_config(Arc::new(transport(&config.tunnel.limits)))?,
         gateway: Arc::new(gateway(config, log, registry, &exchanges)?),
-        peers: Arc::new(Peers::new(
-            settings,
-            links.clone(),
-            TunnelMetrics::register(registry),
-            Events::register(registry),
-        )),
+        peers: Arc::new(Peers::new(settings, links.clone(), TunnelMetrics::register(registry), events.clone())),
         exchanges,
         links,
         dial_timeout: config.tunnel.dial_timeout,
         backoff_max: config.tunnel.backoff_max,
         drain_timeout: config.drain.timeout,
-        supervisor: Supervisor::new(&config.pops, config.pops_wanted),
+        supervisor: Supervisor::new(&config.pops, config.pops_wanted, events),
         held: Default::default(),
         ready: Box::new(move |any| readiness.set("no_tunnel", !any)),
         sequence: AtomicU64::new(1),

@@ -99,7 +99,8 @@ impl OriginOwner {
     /// not, and ends when it must.
     fn handle_drain(&self, link: &Arc<Link>, drain: &Drain) {
         let next = self.dialler.supervisor.places(&drain.next);
-        tracing::info!(pop = %link.peer().node(), reason = drain.reason, next = drain.next.join(","), "PoP drains");
+        let (to, why) = (drain.next.join(","), &drain.reason);
+        link.tell(&Event { to: &to, why, ..Event::new(What::Drain) });
         link.set_state(LinkState::Draining);
         self.dialler.supervisor.handle(|machine| machine.handle_drain(self.pop, next, clock::now()));
         self.dialler.changed();
@@ -116,6 +117,7 @@ impl OriginOwner {
                 }
             };
             if tokio::time::timeout(timeout, covered).await.is_ok() {
+                link.tell(&Event { why: "other PoPs are ready", ..Event::new(What::Handover) });
                 link.send(&Control::Ready);
             }
         });

@@ -11,6 +11,7 @@ use tokio::sync::{Notify, watch};
 use super::machine::{Chosen, MIGRATE_TIMEOUT, Machine, Role};
 use crate::clock;
 use crate::config::PopAddress;
+use crate::observe::event::{Event, Events, What};
 
 /// One PoP as its links' tasks see it.
 pub struct Pop {
@@ -44,11 +45,12 @@ pub struct Supervisor {
     due: Notify,
     /// Notified when the operator asks for a PoP: no dial waits longer.
     asked: Notify,
+    events: Events,
 }
 
 impl Supervisor {
     /// PoPs in order of preference, of which `wanted` shall be held.
-    pub fn new(addresses: &[PopAddress], wanted: usize) -> Arc<Self> {
+    pub fn new(addresses: &[PopAddress], wanted: usize, events: Events) -> Arc<Self> {
         let machine = Machine::new(addresses.len(), wanted, clock::now());
         let pop = |(index, address): (usize, &PopAddress)| Pop {
             address: address.clone(),
@@ -62,6 +64,7 @@ impl Supervisor {
             changed: Notify::new(),
             due: Notify::new(),
             asked: Notify::new(),
+            events,
         })
     }
 
@@ -78,7 +81,8 @@ impl Supervisor {
             let role = machine.role(index);
             let changed = pop.role.send_if_modified(|now| std::mem::replace(now, role) != role);
             if changed {
-                tracing::info!(pop = pop.address.host, port = pop.address.port, ?role, "role of a PoP");
+                let (from, role) = (pop.to_string(), format!("{role:?}"));
+                self.events.emit(&Event { from: &from, to: &role, ..Event::new(What::Migration) });
             }
         }
         drop(machine);
@@ -210,7 +214,7 @@ mod tests {
 
     fn supervisor() -> Arc<Supervisor> {
         let pop = |host: &str, port| PopAddress { host: host.into(), port };
-        let supervisor = Supervisor::new(&[pop("a.test", 1), pop("b.test", 1), pop("b.test", 2)], 1);
+        let supervisor = Supervisor::new(&[pop("a.test", 1), pop("b.test", 1), pop("b.test", 2)], 1, Events::default());
         supervisor.pops()[0].set_name(&"pop-a".into());
         supervisor
     }

@@ -16,12 +16,14 @@ use trunkline::ca::{self, Subject};
 use trunkline::dev::layout::SERVICE;
 
 use crate::Outcome;
-use crate::chain::{Chain, Setup, eventually, in_time};
+use crate::chain::{Chain, Setup, eventually};
 use crate::client::{Client, Failure, MULTIPLEXED, Protocol};
 use crate::load::{Finished, Load};
 use crate::template::{fill, text};
 use crate::tools::{debian, free_address};
 
+/// For bytes to go on; then it counts as hung.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Length of long bodies.
 const LARGE: usize = 64 << 20;
 
@@ -59,7 +61,12 @@ impl Wire {
         wire
     }
 
-    /// Bytes carried so far.
+    /// Counts from now on.
+    fn reset(&self) {
+        self.pairs.lock().iter().for_each(|pair| pair.bytes.store(0, Ordering::Relaxed));
+    }
+
+    /// Bytes carried since then.
     fn carried(&self) -> u64 {
         self.pairs.lock().iter().map(|pair| pair.bytes.load(Ordering::Relaxed)).sum()
     }
@@ -186,10 +193,9 @@ impl Peer {
         Ok(())
     }
 
-    /// The origin that carried more than the other since `before`.
-    fn carrier(&self, before: &[u64]) -> usize {
-        let more = |index: &usize| self.wires[*index].carried() - before[*index];
-        (0..self.wires.len()).max_by_key(more).expect("two")
+    /// The origin that carried more than the other since the counts began.
+    fn carrier(&self) -> usize {
+        (0..self.wires.len()).max_by_key(|index| self.wires[*index].carried()).expect("two")
     }
 
     async fn tell(&self, outage: &str, done: &Finished) {
@@ -202,19 +208,22 @@ impl Peer {
     }
 
     /// A download in whose middle `break_it` is called; how far it came.
-    async fn download(&self, protocol: Protocol, break_it: impl FnOnce(&[u64])) -> Result<usize, Failure> {
-        let before: Vec<_> = self.wires.iter().map(Wire::carried).collect();
+    async fn download(&self, protocol: Protocol, break_it: impl FnOnce()) -> Result<usize, Failure> {
+        self.wires.iter().for_each(Wire::reset);
         let mut client = Client::dial(&self.chain.site_ca(), protocol, self.address).await?;
         let request = client.request("GET", &format!("/bytes/{LARGE}"));
         let mut body = client.stream(request).await?.into_body();
         let (mut at, mut break_it) = (0, Some(break_it));
-        while let Some(frame) = in_time("data", body.frame()).await {
-            let Ok(frame) = frame else { break };
+        loop {
+            let Ok(frame) = tokio::time::timeout(PATIENCE, body.frame()).await else {
+                return Err(format!("nothing came for {PATIENCE:?} after {} MiB", at >> 20).into());
+            };
+            let Some(Ok(frame)) = frame else { break };
             at += frame.into_data().map_or(0, |data| data.len());
             if at >= LARGE / 2
                 && let Some(break_it) = break_it.take()
             {
-                break_it(&before);
+                break_it();
             }
         }
         Ok(at)
@@ -225,17 +234,17 @@ impl Peer {
         let mut client = Client::dial(&self.chain.site_ca(), protocol, self.address).await?;
         let mut request = client.request("POST", "/hash");
         request.headers_mut().insert("content-length", LARGE.into());
-        let before: Vec<_> = self.wires.iter().map(Wire::carried).collect();
+        self.wires.iter().for_each(Wire::reset);
         let mut exchange = client.open(request).await?;
         let piece = Bytes::from(vec![7; 64 << 10]);
         for number in 0..LARGE / piece.len() {
             if number == LARGE / piece.len() / 2 {
-                self.wires[self.carrier(&before)].cut();
+                self.wires[self.carrier()].cut();
             }
-            in_time("room", exchange.upload.data(piece.clone())).await?;
+            tokio::time::timeout(PATIENCE, exchange.upload.data(piece.clone())).await??;
         }
         exchange.upload.finish().await?;
-        Ok(in_time("an answer", exchange.response()).await?.status().as_u16())
+        Ok(tokio::time::timeout(PATIENCE, exchange.response()).await??.status().as_u16())
     }
 }
 
@@ -276,7 +285,7 @@ async fn rows_1_3_7_8_10_of_haproxy() {
     peer.tell("8 drain (SIGUSR1) of an origin", &load.finish().await).await;
 
     for protocol in MULTIPLEXED {
-        let at = peer.download(protocol, |before| peer.wires[peer.carrier(before)].cut()).await;
+        let at = peer.download(protocol, || peer.wires[peer.carrier()].cut()).await;
         let up = peer.upload(protocol).await.map_err(|error| error.to_string());
         println!(
             "| HAProxy: 7 a connection cut once in the middle of {} MiB, {protocol:?} | down: {:?} MiB came | up: {up:?} |",
@@ -285,7 +294,7 @@ async fn rows_1_3_7_8_10_of_haproxy() {
         );
     }
     for protocol in MULTIPLEXED {
-        let at = peer.download(protocol, |before| peer.origins[peer.carrier(before)].signal(libc::SIGKILL)).await;
+        let at = peer.download(protocol, || peer.origins[peer.carrier()].signal(libc::SIGKILL)).await;
         println!(
             "| HAProxy: 10 the origin killed in the middle of {} MiB, {protocol:?} | {:?} MiB came |",
             LARGE >> 20,

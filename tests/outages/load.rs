@@ -93,6 +93,8 @@ struct Shared {
     ca: PathBuf,
     lanes: Vec<Lane>,
     stop: AtomicBool,
+    /// Tells its numbers from those of another load of the same upstream.
+    run: u64,
     begun: AtomicUsize,
     again: AtomicUsize,
     outcomes: Mutex<Vec<Outcome>>,
@@ -133,6 +135,7 @@ impl Load {
             ca,
             lanes,
             stop: AtomicBool::new(false),
+            run: fastrand::u64(..1 << 32),
             begun: AtomicUsize::new(0),
             again: AtomicUsize::new(0),
             outcomes: Mutex::default(),
@@ -204,7 +207,7 @@ impl Shared {
         };
         let path = match kind {
             Kind::Get | Kind::Download => format!("/bytes/{length}"),
-            Kind::Post | Kind::Upload => format!("/count?key=post-{number}-"),
+            Kind::Post | Kind::Upload => format!("/count?key=post-{:x}-{number}-", self.run),
         };
         let began = clock::now();
         let done = tokio::time::timeout(REQUEST_TIMEOUT, self.ask(lane, kind, &path, length)).await;

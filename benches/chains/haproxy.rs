@@ -2,8 +2,9 @@
 
 use std::process::Command;
 
-use super::process::{Process, free_address};
+use super::process::Process;
 use super::template::{fill, text};
+use super::tools::free_address;
 use super::{Chain, Contestant, Stage};
 use crate::Outcome;
 

@@ -9,6 +9,7 @@ mod haproxy;
 mod nginx;
 mod process;
 mod template;
+mod tools;
 mod trunkline;
 
 pub use process::{Process, pinned};
@@ -86,8 +87,8 @@ impl Contestant {
         match self {
             Self::Trunkline => Ok(trunkline::built()),
             Self::Baseline => trunkline::baseline(),
-            Self::NginxHttp1 | Self::NginxHttp2 => process::debian("nginx"),
-            _ => process::debian("haproxy"),
+            Self::NginxHttp1 | Self::NginxHttp2 => tools::debian("nginx"),
+            _ => tools::debian("haproxy"),
         }
     }
 

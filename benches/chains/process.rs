@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -75,25 +74,4 @@ pub fn pinned(command: &mut Command, core: usize) -> &mut Command {
     };
     // SAFETY: between fork and exec `prepare` makes only system calls and allocates nothing.
     unsafe { command.pre_exec(prepare) }
-}
-
-/// An address on loopback that nobody uses at the moment, for programs that cannot choose one themselves.
-pub fn free_address() -> io::Result<SocketAddr> {
-    loop {
-        let tcp = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-        let address = tcp.local_addr()?;
-        if UdpSocket::bind(address).is_ok() {
-            return Ok(address);
-        }
-    }
-}
-
-/// The folder with the programs of a Debian sid package, unpacked under target/ on first use.
-pub fn debian(package: &str) -> Outcome<PathBuf> {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tools/debian.sh");
-    let output = Command::new(&script).arg(package).stderr(Stdio::inherit()).output()?;
-    if !output.status.success() {
-        return Err(format!("{} {package} failed", script.display()).into());
-    }
-    Ok(PathBuf::from(String::from_utf8(output.stdout)?.trim()))
 }

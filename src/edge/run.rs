@@ -188,6 +188,11 @@ impl Process {
             shared.tunnels.announce_drain(Drain { reason: "shutdown".into(), deadline_millis, next: shared.next() });
             let handover = tokio::time::timeout(HANDOVER_TIMEOUT.min(timeout), handed_over(&shared.tunnels));
             // Clients first, tunnels last: these serve what is in flight.
+            let tell = |what| {
+                let took = clock::now().saturating_duration_since(begun.get());
+                events.emit(&Event { from: &name, took, ..Event::new(what) });
+            };
+            let handover = async { handover.await.map(|()| tell(What::Handover)) };
             let _ = tokio::join!(handover, shared.clients.wait());
         };
         let ended = self.signals.supervise(&self.shutdown, timeout, drained).await;

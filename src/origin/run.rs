@@ -130,7 +130,10 @@ impl Process {
             begun.set(clock::now());
             events.emit(&Event { from: &name, why: "asked to end", ..Event::new(What::Drain) });
             tell_drain(&dialler, timeout);
-            let _ = tokio::time::timeout(HANDOVER_TIMEOUT.min(timeout), handed_over(&dialler)).await;
+            if tokio::time::timeout(HANDOVER_TIMEOUT.min(timeout), handed_over(&dialler)).await.is_ok() {
+                let took = clock::now().saturating_duration_since(begun.get());
+                events.emit(&Event { from: &name, took, ..Event::new(What::Handover) });
+            }
             dialler.gateway.closed.store(true, Ordering::Relaxed);
             dialler.exchanges.wait().await;
             settle(&dialler).await;

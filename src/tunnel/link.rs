@@ -107,6 +107,8 @@ pub trait Owner: Send + Sync + 'static {
     fn load(&self) -> Option<Load> {
         None
     }
+    /// The link began to lose packets, in either direction.
+    fn handle_loss(&self, _link: &Arc<Link>) {}
     /// The link turned suspect: a dialler moves it to another source port.
     fn handle_suspect(&self, _link: &Arc<Link>) {}
 }
@@ -241,13 +243,16 @@ impl Link {
         self.lost.load(Ordering::Relaxed) + self.reported().lost_permille
     }
 
-    fn handle_load(&self, load: Load) {
+    /// What the other end reports; answers whether it is news of loss.
+    fn handle_load(&self, load: Load) -> bool {
         let mut reported = self.reported.lock();
         reported.0 = load;
-        if reported.1.handle_loss(load.lost_permille) {
-            drop(reported);
+        let lossy = reported.1.handle_loss(load.lost_permille);
+        drop(reported);
+        if lossy {
             self.tell_loss("from", load.lost_permille);
         }
+        lossy
     }
 
     fn tell_loss(&self, direction: &str, permille: u64) {
@@ -534,7 +539,11 @@ fn handle(link: &Arc<Link>, owner: &dyn Owner, frame: Control) {
         Control::Ack(acks) => link.peer.handle_acks(&acks),
         Control::Heartbeat(_) => {}
         Control::Probed(number) => link.handle_probed(number),
-        Control::Load(load) => link.handle_load(load),
+        Control::Load(load) => {
+            if link.handle_load(load) {
+                owner.handle_loss(link);
+            }
+        }
         Control::Probe(number) => link.send(&Control::Probed(number)),
         other => owner.handle_control(link, other),
     }

@@ -15,9 +15,9 @@ const BUSY_FOR: Duration = Duration::from_secs(1);
 /// Half-life of what is known of loss.
 const HALF_LIFE: Duration = Duration::from_secs(2);
 /// Fewer packets tell nothing.
-const SENT_MIN: f64 = 40.0;
+const SENT_MIN: f64 = 100.0;
 /// Loss that is told of as an event begins here, and ends at half of it; thousandths.
-const LOSSY: u64 = 20;
+const LOSSY: u64 = 10;
 
 /// Decides when to send LOAD.
 #[derive(Debug, Default)]
@@ -136,8 +136,8 @@ mod tests {
         let (mut loss, mut alarm) = (Loss::new(start), LossAlarm::default());
         let (mut sent, mut lost, mut alarms) = (0, 0, 0);
         for tick in 0..60u32 {
-            sent += 10;
-            lost += 1;
+            sent += 20;
+            lost += 2;
             alarms += u32::from(alarm.handle_loss(loss.handle_sample(start + MS * 50 * tick, sent, lost)));
         }
         assert_eq!(alarms, 1, "in three seconds, once");

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use serde_json::Value;
 use trunkline::clock;
 use trunkline::dev::upstream::pattern_fill;
 
-use crate::chain::{eventually, in_time, metric};
+use crate::chain::{eventually, in_time, metric, status_and_body};
 use crate::client::{ALL, Client, MULTIPLEXED};
 use crate::cluster::{Cluster, event};
 use crate::load::Load;
@@ -105,7 +106,7 @@ async fn row_10_a_gateway_is_killed_in_the_middle_of_a_download() {
         let response = client.stream(request).await.expect("head");
         let (mut body, mut at) = (response.into_body(), 0);
         let mut expected = Vec::new();
-        let mut killed = false;
+        let (mut killed, mut at_kill) = (false, 0);
         while let Some(frame) = in_time("data", body.frame()).await {
             let data = frame.unwrap_or_else(|error| panic!("{protocol:?} at {at}: {error}")).into_data().expect("data");
             expected.resize(data.len(), 0);
@@ -113,7 +114,7 @@ async fn row_10_a_gateway_is_killed_in_the_middle_of_a_download() {
             assert!(data == expected, "{protocol:?}: wrong bytes at {at}");
             at += data.len();
             if at >= LENGTH / 2 && !killed {
-                killed = true;
+                (killed, at_kill) = (true, at);
                 cluster.kill_carrier().await;
             }
         }
@@ -121,11 +122,18 @@ async fn row_10_a_gateway_is_killed_in_the_middle_of_a_download() {
         let log = cluster.chain.upstream.log(&path).await;
         let sent: u64 = log.iter().filter_map(|entry| entry["sent"].as_u64()).sum();
         let continued = event(&cluster.chain.edges[0], "continuation").await;
+        let (_, status) = status_and_body(cluster.chain.admin(0), "/status").await;
+        let status: Value = serde_json::from_str(&status).expect("JSON");
+        let mut told = status["events"].as_array().expect("events").iter().filter(|e| e["event"] == "continuation");
+        let why = told.next().and_then(|told| told["why"].as_str()).unwrap_or_default();
+        let from: usize = why.split(' ').find_map(|word| word.parse().ok()).expect("from byte N on");
+        assert!(from >= at_kill, "asked from {from}, but the client had {at_kill} before");
         println!(
-            "| 10 gateway killed at 50 % of 128 MiB, {protocol:?} | {} requests upstream | {} KiB more than needed | \
-             continued {continued} |",
+            "| 10 gateway killed at 50 % of 128 MiB, {protocol:?} | {} requests upstream | {} KiB that the dead gateway had read ahead | \
+             continued {continued}, the first time {} KiB behind what the client had at the kill |",
             log.len(),
-            sent.saturating_sub(LENGTH as u64) >> 10
+            sent.saturating_sub(LENGTH as u64) >> 10,
+            (from - at_kill) >> 10
         );
         // A busy machine may make the second gateway look dead for a moment: it is continued once more then.
         assert!(continued >= 1.0 && (2..=3).contains(&log.len()), "{log:?}");

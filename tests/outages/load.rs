@@ -93,6 +93,8 @@ struct Shared {
     ca: PathBuf,
     lanes: Vec<Lane>,
     stop: AtomicBool,
+    /// Tells its numbers from those of another load of the same upstream.
+    run: u64,
     begun: AtomicUsize,
     again: AtomicUsize,
     outcomes: Mutex<Vec<Outcome>>,
@@ -115,21 +117,25 @@ pub struct Finished {
 impl Load {
     /// Starts it against all PoPs of `cluster`.
     pub fn start(cluster: &Cluster) -> Self {
+        let addresses = (0..cluster.chain.edges.len()).map(|pop| [cluster.chain.http3(pop), cluster.chain.http2(pop)]);
+        Self::at(cluster.chain.site_ca(), &addresses.collect::<Vec<_>>())
+    }
+
+    /// Starts it against PoPs at these addresses, of HTTP/3 and HTTP/2.
+    pub fn at(ca: PathBuf, addresses: &[[SocketAddr; 2]]) -> Self {
         LazyLock::force(&PATTERN);
-        let pops = cluster.chain.edges.len();
+        let pops = addresses.len();
         let mut lanes = Vec::new();
         for (pop, protocol) in (0..pops).flat_map(|pop| MULTIPLEXED.map(|protocol| (pop, protocol))) {
-            let address = |pop| match protocol {
-                Protocol::Http3 => cluster.chain.http3(pop),
-                _ => cluster.chain.http2(pop),
-            };
+            let address = |pop: usize| addresses[pop][usize::from(protocol != Protocol::Http3)];
             let peers = (0..pops).map(|other| address((pop + other) % pops)).collect();
             lanes.push(Lane { protocol, pop, peers, client: tokio::sync::Mutex::new(None), retired: Mutex::default() });
         }
         let shared = Arc::new(Shared {
-            ca: cluster.chain.site_ca(),
+            ca,
             lanes,
             stop: AtomicBool::new(false),
+            run: fastrand::u64(..1 << 32),
             begun: AtomicUsize::new(0),
             again: AtomicUsize::new(0),
             outcomes: Mutex::default(),
@@ -201,7 +207,7 @@ impl Shared {
         };
         let path = match kind {
             Kind::Get | Kind::Download => format!("/bytes/{length}"),
-            Kind::Post | Kind::Upload => format!("/count?key=post-{number}-"),
+            Kind::Post | Kind::Upload => format!("/count?key=post-{:x}-{number}-", self.run),
         };
         let began = clock::now();
         let done = tokio::time::timeout(REQUEST_TIMEOUT, self.ask(lane, kind, &path, length)).await;

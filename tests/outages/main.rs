@@ -11,11 +11,20 @@ mod chain;
 #[allow(dead_code, unused_imports, reason = "the process tests use the rest")]
 mod client;
 
+/// What the files of the bench fail with.
+type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
+
+#[path = "../../benches/chains/template.rs"]
+mod template;
+#[path = "../../benches/chains/tools.rs"]
+mod tools;
+
 mod bounds;
 mod cluster;
 mod drains;
 mod gateways;
 mod grey;
+mod haproxy;
 mod links;
 mod load;
 mod paths;

@@ -2,18 +2,23 @@
 //! of the PoP's; each of their source ports is forwarded from a port of its own, on an address of the relay's own, so that
 //! the PoP sees as many paths as there are links, and another address for each relay.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::net::UdpSocket;
 use tokio::runtime::Builder;
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use trunkline::clock;
 
+/// Datagrams on their way; more are lost.
+const QUEUE_MAX: usize = 16_384;
 /// Largest datagram.
 const DATAGRAM_MAX: usize = 65_535;
 
@@ -125,54 +130,67 @@ impl Drop for Relay {
 /// Until the future is dropped.
 async fn forward(front: Arc<UdpSocket>, own: SocketAddr, pop: SocketAddr, state: Arc<Mutex<State>>) {
     let mut tasks = JoinSet::new();
-    let mut backs: HashMap<SocketAddr, Arc<UdpSocket>> = HashMap::new();
+    let mut backs: HashMap<SocketAddr, Late> = HashMap::new();
     let mut buffer = vec![0; DATAGRAM_MAX];
     loop {
         // A port that a gateway has left is answered by an ICMP error.
         let Ok((length, from)) = front.recv_from(&mut buffer).await else { continue };
-        while tasks.try_join_next().is_some() {}
-        let back = match backs.get(&from) {
-            Some(back) => back.clone(),
-            None => {
+        let back = match backs.entry(from) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => {
                 let back = Arc::new(UdpSocket::bind(own).await.expect("a socket"));
-                backs.insert(from, back.clone());
-                tasks.spawn(give_back(front.clone(), back.clone(), from, state.clone()));
-                back
+                let late = Late::start(&mut tasks, front.clone(), from);
+                tasks.spawn(give_back(late, back.clone(), from, state.clone()));
+                new.insert(Late::start(&mut tasks, back, pop))
             }
         };
         let way = { state.lock().path(from.port()).up };
-        pass(&mut tasks, back, &buffer[..length], pop, way);
+        back.pass(&buffer[..length], way);
         count(&state, from, length);
     }
 }
 
 /// From the PoP to the gateway's port `to`.
-async fn give_back(front: Arc<UdpSocket>, back: Arc<UdpSocket>, to: SocketAddr, state: Arc<Mutex<State>>) {
-    let mut tasks = JoinSet::new();
+async fn give_back(late: Late, back: Arc<UdpSocket>, to: SocketAddr, state: Arc<Mutex<State>>) {
     let mut buffer = vec![0; DATAGRAM_MAX];
     loop {
         let Ok((length, _)) = back.recv_from(&mut buffer).await else { continue };
-        while tasks.try_join_next().is_some() {}
         let way = { state.lock().path(to.port()).down };
-        pass(&mut tasks, front.clone(), &buffer[..length], to, way);
+        late.pass(&buffer[..length], way);
         count(&state, to, length);
     }
 }
 
-fn pass(tasks: &mut JoinSet<()>, socket: Arc<UdpSocket>, datagram: &[u8], to: SocketAddr, way: Way) {
-    if fastrand::u32(..1_000) < way.loss {
-        return;
+/// Sends datagrams to one address, late and in order.
+struct Late {
+    socket: Arc<UdpSocket>,
+    to: SocketAddr,
+    queue: mpsc::Sender<(Instant, Vec<u8>)>,
+}
+
+impl Late {
+    fn start(tasks: &mut JoinSet<()>, socket: Arc<UdpSocket>, to: SocketAddr) -> Self {
+        let (queue, mut due) = mpsc::channel::<(Instant, Vec<u8>)>(QUEUE_MAX);
+        let sender = socket.clone();
+        tasks.spawn(async move {
+            while let Some((when, datagram)) = due.recv().await {
+                tokio::time::sleep_until(when.into()).await;
+                let _ = sender.try_send_to(&datagram, to);
+            }
+        });
+        Self { socket, to, queue }
     }
-    if way.delay.is_zero() {
-        // A full buffer loses it, as anywhere.
-        let _ = socket.try_send_to(datagram, to);
-        return;
+
+    /// A full buffer or queue loses it, as anywhere.
+    fn pass(&self, datagram: &[u8], way: Way) {
+        if fastrand::u32(..1_000) < way.loss {
+            return;
+        }
+        match way.delay.is_zero() {
+            true => drop(self.socket.try_send_to(datagram, self.to)),
+            false => drop(self.queue.try_send((clock::now() + way.delay, datagram.to_vec()))),
+        }
     }
-    let datagram = datagram.to_vec();
-    tasks.spawn(async move {
-        tokio::time::sleep(way.delay).await;
-        let _ = socket.try_send_to(&datagram, to);
-    });
 }
 
 fn count(state: &Mutex<State>, port: SocketAddr, bytes: usize) {

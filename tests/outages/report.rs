@@ -45,24 +45,12 @@ impl Finished {
     /// Prints the figures, and asserts what holds in every outage: no wrong byte, no panic in any process, no POST executed twice, and none that
     /// was answered and not executed.
     pub async fn report(&self, outage: &str, cluster: &mut Cluster) {
-        let mut failed = BTreeMap::new();
-        for outcome in self.outcomes.iter().filter(|outcome| outcome.failure.is_some()) {
-            *failed.entry(format!("{:?}", outcome.kind)).or_insert(0) += 1;
-        }
         let mut counters = Vec::new();
         for name in EVENTS {
             counters.push(format!("{name} {}", cluster.events(name).await));
         }
         counters.push(format!("bytes again {}", cluster.count("trunkline_tunnel_resumed_bytes_total").await));
-        println!(
-            "| {outage} | {} requests | failed {failed:?} | again {} | gap {} ms | slowest GET {} ms, POST {} ms | {} |",
-            self.outcomes.len(),
-            self.again,
-            self.gap().as_millis(),
-            self.slowest(Kind::Get).as_millis(),
-            self.slowest(Kind::Post).as_millis(),
-            counters.join(", ")
-        );
+        println!("{} {} |", self.figures(outage), counters.join(", "));
         for outcome in self.outcomes.iter().filter(|outcome| outcome.failure.is_some()).take(8) {
             println!("    {outcome:?}");
         }
@@ -72,5 +60,21 @@ impl Finished {
         let executions = cluster.executions("/count").await;
         let twice: Vec<_> = executions.iter().filter(|(_, times)| *times > 1).collect();
         assert!(twice.is_empty(), "executed twice: {twice:?}");
+    }
+
+    /// What clients noticed, as the beginning of a line of the table.
+    pub fn figures(&self, outage: &str) -> String {
+        let mut failed = BTreeMap::new();
+        for outcome in self.outcomes.iter().filter(|outcome| outcome.failure.is_some()) {
+            *failed.entry(format!("{:?}", outcome.kind)).or_insert(0) += 1;
+        }
+        format!(
+            "| {outage} | {} requests | failed {failed:?} | again {} | gap {} ms | slowest GET {} ms, POST {} ms |",
+            self.outcomes.len(),
+            self.again,
+            self.gap().as_millis(),
+            self.slowest(Kind::Get).as_millis(),
+            self.slowest(Kind::Post).as_millis(),
+        )
     }
 }

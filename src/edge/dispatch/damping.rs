@@ -23,7 +23,7 @@ pub struct Damping {
 }
 
 impl Damping {
-    /// A link on the path became suspect.
+    /// A link on the path became suspect, or began to lose packets.
     pub fn handle_failure(&mut self, now: Instant) {
         match self.last {
             Some(last) if now < last + TOGETHER => return,

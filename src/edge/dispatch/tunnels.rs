@@ -299,7 +299,8 @@ impl Tunnels {
         paths.entry((link.peer().node().clone(), link.remote_address().ip())).or_default().clone()
     }
 
-    fn handle_suspect(&self, link: &Arc<Link>) {
+    /// The path that `link` takes failed it, or loses packets.
+    fn handle_path_failure(&self, link: &Arc<Link>) {
         let registrations = self.registrations.lock();
         if let Some(known) = registrations.iter().find(|known| Arc::ptr_eq(&known.link, link)) {
             known.member.path.lock().handle_failure(clock::now());
@@ -455,9 +456,13 @@ impl Owner for EdgeOwner {
         match link.state() {
             LinkState::Closed => self.tunnels.remove(link),
             LinkState::Ready => self.tunnels.changed.notify_waiters(),
-            LinkState::Suspect => self.tunnels.handle_suspect(link),
+            LinkState::Suspect => self.tunnels.handle_path_failure(link),
             _ => {}
         }
+    }
+
+    fn handle_loss(&self, link: &Arc<Link>) {
+        self.tunnels.handle_path_failure(link);
     }
 
     fn handle_exchange(&self, _link: &Arc<Link>, writer: ExchangeWriter, _reader: ExchangeReader) {

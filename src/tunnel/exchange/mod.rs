@@ -15,6 +15,7 @@ pub mod receiver;
 pub mod retention;
 pub mod sender;
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::net::IpAddr;
 use std::pin::{Pin, pin};
@@ -94,6 +95,9 @@ struct State {
     send: Sender,
     recv: Receiver,
     attachment: Option<Attachment>,
+    /// What had come on a stream that was left before it was read: counted as received, so never asked for again. At most
+    /// one window.
+    saved: VecDeque<Bytes>,
     /// The last link it left.
     left: Option<Left>,
     /// Counts attachments; a stale one is refused.
@@ -126,12 +130,38 @@ impl State {
 
     /// Gives the attachment up, if there is one; another may follow.
     fn leave_attachment(&mut self, code: ResetCode) -> bool {
-        let Some(attachment) = self.attachment.take() else { return false };
+        let Some(mut attachment) = self.attachment.take() else { return false };
+        self.save_received(&mut attachment);
         let (name, address) = (attachment.link.name().clone(), attachment.link.remote_address().ip());
         self.left = Some(Left { name, address, when: clock::now() });
         attachment.link.detach();
         attachment.abandon(code);
         true
+    }
+
+    /// Takes what has come in order from a stream that is about to be left.
+    fn save_received(&mut self, attachment: &mut Attachment) {
+        let mut pieces = [const { Bytes::new() }; PIECES];
+        let mut cx = Context::from_waker(Waker::noop());
+        while !self.stopped {
+            let read = { pin!(attachment.recv.read_chunks(&mut pieces)).poll(&mut cx) };
+            let Poll::Ready(Ok(Some(count))) = read else { return };
+            let came = || pieces.iter().take(count);
+            let bytes: usize = came().map(Bytes::len).sum();
+            self.saved.extend(came().cloned());
+            if self.recv.handle_received(bytes as u64).is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Gives what was saved.
+    fn take_saved(&mut self, pieces: &mut [Bytes]) -> usize {
+        let saved = self.saved.len().min(pieces.len());
+        for (piece, saved) in pieces.iter_mut().zip(self.saved.drain(..saved)) {
+            *piece = saved;
+        }
+        saved
     }
 
     fn tell_resumed(&self, link: &Link, bytes_again: u64) {
@@ -195,6 +225,7 @@ impl Exchange {
                 send: Sender::new(peer.credit(), settings.budget.clone()),
                 recv: Receiver::new(settings.window, settings.window_max, settings.window_budget.clone()),
                 attachment,
+                saved: VecDeque::new(),
                 left: None,
                 generation: 0,
                 asked: 0,
@@ -451,6 +482,11 @@ impl Exchange {
     /// Takes received bytes into `pieces`, zero at the stream's clean end.
     fn poll_read(self: &Arc<Self>, cx: &mut Context<'_>, pieces: &mut [Bytes]) -> Poll<Result<usize, Fault>> {
         let state = &mut *self.state.lock();
+        if !state.saved.is_empty() {
+            let taken = state.take_saved(pieces);
+            self.grant(state);
+            return Poll::Ready(Ok(taken));
+        }
         if let Some(fault) = state.failed {
             return Poll::Ready(Err(fault));
         }
@@ -490,12 +526,18 @@ impl Exchange {
             self.fail(state, fault);
             return Err(fault);
         }
-        if let Some(attachment) = &state.attachment
+        self.grant(state);
+        Ok(())
+    }
+
+    /// Lets the other end send more, when the reader has taken what came.
+    fn grant(&self, state: &mut State) {
+        if state.saved.is_empty()
+            && let Some(attachment) = &state.attachment
             && let Some((offset, window)) = state.recv.poll_ack(clock::now(), || attachment.link.rtt())
         {
             attachment.link.ack(Ack { exchange: self.counter, offset, window }, true);
         }
-        Ok(())
     }
 
     /// Counts bytes that came with the preamble, before the exchange existed.
@@ -532,7 +574,10 @@ impl Exchange {
         state.failed = Some(fault);
         state.send.clear();
         self.tell_given_up(state);
-        if let Some(attachment) = state.attachment.take() {
+        if let Some(mut attachment) = state.attachment.take() {
+            if fault.retry == Retry::Idempotent {
+                state.save_received(&mut attachment);
+            }
             attachment.link.detach();
             attachment.abandon(ResetCode::from_fault(&fault));
         }
@@ -652,6 +697,7 @@ impl Exchange {
                     let _ = attachment.recv.stop(ResetCode::Done.varint());
                 }
                 state.attachment = Some(attachment);
+                self.grant(state);
                 if !state.unwanted && !std::mem::replace(&mut state.driving, true) {
                     super::resume::drive(self.clone());
                 }

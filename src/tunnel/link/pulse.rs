@@ -76,6 +76,7 @@ impl Pulse {
         self.link.lost.store(lost_permille, Ordering::Relaxed);
         if self.loss_alarm.handle_loss(lost_permille) {
             self.link.tell_loss("to", lost_permille);
+            owner.handle_loss(&self.link);
         }
         let Some(load) = owner.load() else { return };
         if let Some(load) = self.reporter.poll_report(now, Load { lost_permille, ..load }) {

@@ -30,7 +30,7 @@ demo:
 
 test:
 	@curl=$$(tests/tools/curl.sh) && export TRUNKLINE_CURL="$$curl" && $(CARGO) test
-	$(CARGO) test --features interop --test interop
+	$(CARGO) test --features interop --bin interop-runner --test interop
 
 outages:
 	$(CARGO) test --test outages -- --include-ignored --nocapture --test-threads=1
@@ -44,9 +44,9 @@ check:
 sim:
 	TRUNKLINE_SEEDS=$(SEEDS) $(CARGO) test --test sim invariants -- --nocapture
 
-# An integration test makes cargo build every program, with the dependencies that `make test` has built already.
+# As `make test` builds them: an integration test makes cargo build every program.
 interop-programs:
-	$(CARGO) test --features interop --bin interop-runner --test commands
+	$(CARGO) test --features interop --test interop --no-run
 
 interop: interop-programs
 	$(INTEROP) all $(INTEROP_SEED)

@@ -3,6 +3,8 @@
 # make check   format, lints and documentation
 # make sim     the tunnel in 10,000 simulated outages; SEEDS=n for another number
 # make outages   gateways, PoPs, links and upstreams killed, stopped and drained under load; prints what clients noticed
+# make interop      QUIC and HTTP/3 with stacks that others wrote, and the chain on bad links (root; about 20 minutes)
+# make interop-ci   the part of it that .ci/run has (root; about three minutes)
 # make bench   the chain under load beside its peers; prints the numbers of README.md
 
 CARGO ?= cargo
@@ -11,7 +13,16 @@ DEMO ?= --outages
 # Scenarios of a long simulation.
 SEEDS ?= 10000
 
-.PHONY: demo test check sim outages bench
+# All luck of interop and interop-ci follows from it; without one it is chosen and printed.
+SEED ?=
+INTEROP := target/debug/interop-runner
+INTEROP_SEED := $(if $(SEED),--seed $(SEED))
+# What passed every time, also on a machine loaded five times over.
+INTEROP_CI := --clients trunkline,aioquic,curl --servers trunkline,aioquic,nginx,haproxy --jobs 3 \
+  --cases handshake,longrtt,chacha20,multiplexing,retry,resumption,http3,keyupdate,ecn,amplificationlimit,transferloss,transfercorruption,ipv6,v2,rebind-port,rebind-addr \
+  --chain drain-under-transfers,pop-goes-dark,tunnel-dark-for-2s,rebind-while-links-close,gateway-behind-nat,retry-on-tunnel
+
+.PHONY: demo test check sim outages bench interop interop-ci interop-programs
 
 demo:
 	$(CARGO) build --bins
@@ -19,7 +30,7 @@ demo:
 
 test:
 	@curl=$$(tests/tools/curl.sh) && export TRUNKLINE_CURL="$$curl" && $(CARGO) test
-	$(CARGO) test --features interop --test interop
+	$(CARGO) test --features interop --bin interop-runner --test interop
 
 outages:
 	$(CARGO) test --test outages -- --include-ignored --nocapture --test-threads=1
@@ -32,6 +43,23 @@ check:
 
 sim:
 	TRUNKLINE_SEEDS=$(SEEDS) $(CARGO) test --test sim invariants -- --nocapture
+
+# As `make test` builds them: an integration test makes cargo build every program.
+interop-programs:
+	$(CARGO) test --features interop --test interop --no-run
+
+interop: interop-programs
+	$(INTEROP) all $(INTEROP_SEED)
+
+# Without root it is left out, and says so; where CI is set that is a failure.
+ifeq ($(shell id -u),0)
+interop-ci: interop-programs
+	$(INTEROP) all $(INTEROP_CI) $(INTEROP_SEED)
+else
+interop-ci:
+	@echo "interop-ci: SKIPPED, since network namespaces and TUN devices need root. Run it with: sudo --preserve-env=PATH,HOME make interop-ci"
+	@test -z "$$CI"
+endif
 
 bench:
 	$(CARGO) bench --bench chain

@@ -2,6 +2,8 @@
 # Brings programs from Debian sid into target/tools/NAME, without root and without touching the system.
 #
 #   tests/tools/debian.sh PACKAGE [MORE-PACKAGES…]     prints target/tools/PACKAGE/bin, as an absolute path
+#   tests/tools/debian.sh --root PACKAGE…              prints target/tools/PACKAGE/root instead, for programs that only
+#                                                      run with their files at their own paths (in a chroot)
 #
 # The packages and all libraries they need, down to libc, are downloaded with the machine's own apt (a private state
 # folder, an empty package status, signatures checked) and unpacked with dpkg -x. Each program of the named packages
@@ -12,7 +14,12 @@ set -eu
 
 fail() { echo "debian.sh: $*" >&2; exit 1; }
 
-[ $# -ge 1 ] || fail "usage: debian.sh PACKAGE…"
+result=bin
+if [ "${1:-}" = --root ]; then
+  result=root
+  shift
+fi
+[ $# -ge 1 ] || fail "usage: debian.sh [--root] PACKAGE…"
 for command in apt-get apt-config dpkg flock; do
   command -v $command > /dev/null || fail "$command is needed (this works on Debian and Ubuntu)"
 done
@@ -27,7 +34,7 @@ dest=$tools/$name
 wanted="$suite $*"
 
 if [ "$(cat "$dest/.done" 2> /dev/null)" = "$wanted" ]; then
-  echo "$dest/bin"
+  echo "$dest/$result"
   exit 0
 fi
 
@@ -35,7 +42,7 @@ fi
 exec 9> "$tools/.lock"
 flock 9
 if [ "$(cat "$dest/.done" 2> /dev/null)" = "$wanted" ]; then
-  echo "$dest/bin"
+  echo "$dest/$result"
   exit 0
 fi
 
@@ -125,8 +132,8 @@ END
   done
 done
 
-[ -n "$(ls "$dest.new/bin")" ] || fail "$* hold no programs"
+[ $result = root ] || [ -n "$(ls "$dest.new/bin")" ] || fail "$* hold no programs"
 echo "$wanted" > "$dest.new/.done"
 rm -rf "$dest"
 mv "$dest.new" "$dest"
-echo "$dest/bin"
+echo "$dest/$result"

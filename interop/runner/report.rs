@@ -1,0 +1,143 @@
+//! What came out: a line for each run, the matrix, the count, and the same as JSON.
+//!
+//! Called by the matrix and by our own cases.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::Outcome;
+use super::judge::Verdict;
+
+/// One run and how it ended.
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// The case.
+    pub case: String,
+    /// Client and server; of our own cases, what the links were like.
+    pub pair: String,
+    /// The seed.
+    pub seed: u64,
+    /// How it ended.
+    pub verdict: Verdict,
+    /// If it failed: how the same seed ended again.
+    pub again: Option<Verdict>,
+    /// How long it took.
+    pub took: Duration,
+}
+
+impl Record {
+    /// A line for people.
+    pub fn line(&self) -> String {
+        let Self { case, pair, seed, .. } = self;
+        let mut line = format!("{:7.1} s  {pair}  {case}: {}", self.took.as_secs_f64(), words(&self.verdict));
+        if let Some(again) = &self.again {
+            // A String takes whatever is written.
+            let _ = write!(line, " (seed {seed}; again with the same seed: {})", words(again));
+        }
+        line
+    }
+
+    fn cell(&self) -> String {
+        match (&self.verdict, &self.again) {
+            (Verdict::Passed(None), _) => "ok".to_owned(),
+            (Verdict::Passed(Some(note)), _) => note.clone(),
+            (Verdict::Unsupported(_), _) => "-".to_owned(),
+            (Verdict::Failed(_), Some(Verdict::Passed(_))) => "FAILED once".to_owned(),
+            (Verdict::Failed(_), _) => "FAILED".to_owned(),
+        }
+    }
+}
+
+fn words(verdict: &Verdict) -> String {
+    match verdict {
+        Verdict::Passed(None) => "passed".to_owned(),
+        Verdict::Passed(Some(note)) => format!("passed, {note}"),
+        Verdict::Unsupported(why) => format!("unsupported: {why}"),
+        Verdict::Failed(why) => format!("FAILED: {why}"),
+    }
+}
+
+/// How many failed.
+pub fn failed(records: &[Record]) -> usize {
+    records.iter().filter(|record| matches!(record.verdict, Verdict::Failed(_))).count()
+}
+
+/// The last line.
+pub fn count(records: &[Record]) -> String {
+    let passed = records.iter().filter(|record| matches!(record.verdict, Verdict::Passed(_))).count();
+    format!("{passed} passed, {} failed", failed(records))
+}
+
+/// A table in Markdown: cases downwards, pairs across.
+pub fn matrix(records: &[Record]) -> String {
+    let mut pairs: Vec<&str> = Vec::new();
+    let mut cases: Vec<&str> = Vec::new();
+    let mut cells = BTreeMap::new();
+    for record in records {
+        if !pairs.contains(&record.pair.as_str()) {
+            pairs.push(&record.pair);
+        }
+        if !cases.contains(&record.case.as_str()) {
+            cases.push(&record.case);
+        }
+        cells.insert((record.case.as_str(), record.pair.as_str()), record.cell());
+    }
+    let mut table = format!("| case | {} |\n|---|{}\n", pairs.join(" | "), "---|".repeat(pairs.len()));
+    for case in cases {
+        let row: String =
+            pairs.iter().map(|pair| format!(" {} |", cells.get(&(case, *pair)).map_or("", String::as_str))).collect();
+        // A String takes whatever is written.
+        let _ = writeln!(table, "| {case} |{row}");
+    }
+    table
+}
+
+/// Everything, for programs.
+pub fn write_json(path: &Path, records: &[Record], versions: &BTreeMap<String, String>) -> Outcome<()> {
+    let runs: Vec<_> = records.iter().map(json_of).collect();
+    fs::write(path, format!("{:#}\n", json!({ "versions": versions, "runs": runs })))?;
+    Ok(())
+}
+
+fn json_of(record: &Record) -> serde_json::Value {
+    let verdict = |verdict: &Verdict| match verdict {
+        Verdict::Passed(note) => json!({ "verdict": "passed", "measured": note }),
+        Verdict::Unsupported(why) => json!({ "verdict": "unsupported", "reason": why }),
+        Verdict::Failed(why) => json!({ "verdict": "failed", "reason": why }),
+    };
+    json!({
+        "case": record.case,
+        "pair": record.pair,
+        "seed": record.seed,
+        "result": verdict(&record.verdict),
+        "again": record.again.as_ref().map(verdict),
+        "seconds": record.took.as_secs_f64(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(case: &str, verdict: Verdict, again: Option<Verdict>) -> Record {
+        Record { case: case.to_owned(), pair: "c -> s".to_owned(), seed: 7, verdict, again, took: Duration::ZERO }
+    }
+
+    #[test]
+    fn a_failure_that_passed_again_is_still_a_failure_and_shows_its_seed() {
+        let records = [
+            record("handshake", Verdict::Passed(None), None),
+            record("retry", Verdict::Failed("no Retry was sent".to_owned()), Some(Verdict::Passed(None))),
+            record("v2", Verdict::Unsupported("no".to_owned()), None),
+        ];
+        assert_eq!(count(&records), "1 passed, 1 failed");
+        assert!(records[1].line().contains("FAILED: no Retry was sent (seed 7; again with the same seed: passed)"));
+        let rows = "| case | c -> s |\n|---|---|\n| handshake | ok |\n| retry | FAILED once |\n| v2 | - |\n";
+        assert_eq!(matrix(&records), rows);
+    }
+}

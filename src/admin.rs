@@ -64,7 +64,7 @@ pub struct Admin {
 }
 
 /// Does what it is asked, given the query of the path, and answers; or says why not. Called on the admin listener's thread,
-/// must not block; what takes long may be dropped after [`CONNECTION_TIMEOUT`].
+/// must not block; what takes long may be dropped after 15 s.
 pub type Command = Box<dyn Fn(&str) -> BoxFuture<'static, Result<Value, String>> + Send + Sync>;
 
 /// Something the admin listener asks the process.

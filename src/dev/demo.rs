@@ -258,6 +258,8 @@ impl Demo {
     async fn end(&mut self) {
         for child in self.edges.iter_mut().chain(&mut self.gateways) {
             child.signal(libc::SIGTERM);
+            // A frozen one would not hear.
+            child.signal(libc::SIGCONT);
             if tokio::time::timeout(DRAIN_TIMEOUT, child.ended()).await.is_ok() {
                 continue;
             }

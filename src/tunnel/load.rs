@@ -1,8 +1,8 @@
 //! What one end tells the other of its work and of the path, in LOAD (sans-IO): when it is worth telling, and how much of
 //! what was sent is lost. [`super::link`] asks at each tick.
 //!
-//! Invariants: two reports are never closer than [`INTERVAL`]; when nothing changes for long, what was told last is within
-//! [`Reporter::is_news`] of what is; loss is a share of at least [`SENT_MIN`] packets.
+//! Invariants: two reports are never closer than `INTERVAL`; when nothing changes for long, what was told last is within
+//! `Reporter::is_news` of what is; loss is a share of at least `SENT_MIN` packets.
 
 use std::time::{Duration, Instant};
 

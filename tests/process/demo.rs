@@ -14,7 +14,7 @@ async fn the_show_kills_cuts_and_drains_and_no_client_notices() {
     let output = tokio::task::spawn_blocking(move || command.output()).await.expect("no panic").expect("edge dev");
     let text = String::from_utf8_lossy(&output.stdout);
     assert_eq!(output.status.code(), Some(0), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
-    assert!(text.contains("failed 0, slowest") && text.contains("\nFailed: 0."), "{text}");
+    assert!(text.contains("failed 0 | resumed") && text.contains("\nFailed: 0."), "{text}");
     for act in ["tunnel cut", "killed"] {
         assert!(text.contains(&format!("1 x {act}")) || text.contains(&format!("2 x {act}")), "{act}: {text}");
     }

@@ -90,7 +90,8 @@ async fn live(tally: &Tally, reader: &mut Reader, admins: &[SocketAddr]) {
             reader.read(*admin).await;
         }
         let line = tally.line(clock::now().saturating_duration_since(begun), reader.backstage());
-        let shown = if terminal { format!("\r\x1b[K{line}") } else { format!("{line}\n") };
+        // On a terminal without its wrapping: a line that wraps could not be written over.
+        let shown = if terminal { format!("\r\x1b[K\x1b[?7l{line}\x1b[?7h") } else { format!("{line}\n") };
         // A terminal that is gone ends the demo by its signal.
         let _ = io::stdout().write_all(shown.as_bytes()).and_then(|()| io::stdout().flush());
         tokio::time::sleep(LINE_INTERVAL).await;

@@ -118,15 +118,15 @@ impl Tally {
         deaths.pops.get(pop).copied().unwrap_or(0) + if gateways { deaths.gateways } else { 0 }
     }
 
-    /// The live line.
+    /// The live line, what matters most first: a narrow terminal cuts it.
     pub fn line(&self, elapsed: Duration, backstage: Backstage) -> String {
-        let Seen { requests, failed, slowest, downloads, bytes, echoes, reconnects, .. } = self.seen();
+        let Seen { requests, failed, downloads, bytes, echoes, reconnects, .. } = self.seen();
         let Backstage { resumed, replayed, continued, migrated } = backstage;
-        let (seconds, slowest, mib) = (elapsed.as_secs(), slowest.as_millis(), bytes >> 20);
+        let (seconds, mib) = (elapsed.as_secs(), bytes >> 20);
         let mut line = format!(
-            "{seconds:>4} s  requests {requests}, failed {failed}, slowest {slowest} ms | {downloads} downloads, {mib} MiB | \
-             echoes {echoes} | resumed {resumed}, replayed {replayed}, continued {continued}, migrated {migrated} | \
-             reconnects {reconnects}"
+            "{seconds:>4} s  requests {requests}, failed {failed} | resumed {resumed}, replayed {replayed}, \
+             continued {continued}, migrated {migrated} | {downloads} downloads, {mib} MiB, {echoes} echoes, \
+             {reconnects} reconnects"
         );
         let latest = self.latest.lock();
         if !latest.is_empty() {
@@ -175,8 +175,8 @@ mod tests {
         let backstage = Backstage { resumed: 4, replayed: 3, continued: 2, migrated: 1 };
         assert_eq!(
             tally.line(Duration::from_secs(7), backstage),
-            "   7 s  requests 100, failed 1, slowest 312 ms | 0 downloads, 3 MiB | echoes 0 | \
-             resumed 4, replayed 3, continued 2, migrated 1 | reconnects 0 | gw-2: killed"
+            "   7 s  requests 100, failed 1 | resumed 4, replayed 3, continued 2, migrated 1 | \
+             0 downloads, 3 MiB, 0 echoes, 0 reconnects | gw-2: killed"
         );
         let totals = tally.totals(Duration::from_secs(7), backstage);
         assert!(

@@ -157,6 +157,7 @@ fn gone(error: Failure) -> Trouble {
 }
 
 fn trouble(connection: &quinn::Connection, error: &h3::error::StreamError) -> Trouble {
+    // h3 0.0.8 shows its variants to nobody.
     let text = format!("{error:?}");
     if connection.close_reason().is_some() || text.starts_with("ConnectionError") {
         Trouble::Gone(text)

@@ -1,7 +1,7 @@
 //! Paths that come and go (sans-IO): one that failed is used again after a second, after its next failure soon after that
 //! only after three, then nine, to a minute. Requests do not follow it up and down.
 //!
-//! Invariant: a hold ends by itself, after [`HOLD_MAX`] at most.
+//! Invariant: a hold ends by itself, after `HOLD_MAX` at most.
 
 use std::time::{Duration, Instant};
 

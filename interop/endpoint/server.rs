@@ -1,7 +1,7 @@
 //! The server role: an edge on the runner's port, an origin and a static upstream behind it, until a signal ends them all.
 //!
 //! Owns the two processes and the upstream. The edge is bound first, so that it answers while the rest starts; requests that
-//! come before the tunnel wait for it in the edge, as they do after any restart of a PoP.
+//! come before the tunnel wait for it in the edge, half a minute at most.
 
 use std::env;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};

@@ -5,7 +5,9 @@
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use http::StatusCode;
 use http_body_util::BodyExt;
 use http_body_util::combinators::MapErr;
 use quinn::Connection;
@@ -13,16 +15,23 @@ use quinn::crypto::rustls::HandshakeData;
 use rustls::crypto::CryptoProvider;
 use rustls::{CipherSuite, KeyLogFile, ServerConfig};
 
+use super::body::ResponseBody;
 use super::listener::quic::Qlog;
 use super::listener::tls::{Certificates, Resumption, quic_tls};
-use super::listener::{Client, Interim, Request, Response, Serve, h3, hq};
+use super::listener::{Client, Interim, Request, RequestBody, Response, Serve, h3, hq};
 use super::serve::Spine;
+use crate::clock;
 use crate::config::EdgeConfig;
 use crate::dev::upstream::body::{AnyBody, BodyError, empty};
 use crate::dev::upstream::files::Files;
 use crate::fault::{Fault, Kind, Side, Stage};
 use crate::tls::{TlsError, provider};
 use crate::tunnel::message::ResponseHead;
+
+/// From the start, until the chain must be there.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+/// Between looks at whether it is.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// The TLS of clients' QUIC connections.
 ///
@@ -62,7 +71,7 @@ pub struct Connections {
 #[derive(Clone)]
 enum Serving {
     /// The chain.
-    Spine(Spine),
+    Spine(Patient),
     /// The edge itself.
     Files(Direct),
 }
@@ -75,7 +84,7 @@ impl Connections {
     pub fn new(config: &EdgeConfig, spine: Spine, context: h3::Context) -> io::Result<Self> {
         let serving = match config.interop.as_ref().and_then(|interop| interop.direct.as_deref()) {
             Some(folder) => Serving::Files(Direct::new(folder)?),
-            None => Serving::Spine(spine),
+            None => Serving::Spine(Patient { spine, until: clock::now() + START_TIMEOUT }),
         };
         Ok(Self { serving, context })
     }
@@ -95,6 +104,34 @@ async fn run<S: Serve>(quinn: Connection, client: Arc<Client>, serve: S, context
     match handshake.and_then(|data| data.protocol).as_deref() {
         Some(hq::ALPN) => hq::connection(quinn, client, serve, context.limits, context.tasks).await,
         _ => h3::connection(quinn, client, serve, context).await,
+    }
+}
+
+/// The chain, whose tunnel may come late: the runner's clients begin as soon as the edge is bound, and on a machine that is
+/// busy enough the origin takes longer than the seconds that a PoP gives its gateways.
+#[derive(Clone)]
+struct Patient {
+    spine: Spine,
+    until: Instant,
+}
+
+impl Serve for Patient {
+    type Body = ResponseBody;
+
+    async fn serve<I: Interim>(&self, request: Request, interim: &mut I) -> Response<ResponseBody> {
+        if !matches!(request.body, RequestBody::Empty) {
+            return self.spine.serve(request, interim).await;
+        }
+        loop {
+            let Request { head, client, started, .. } = &request;
+            let (head, client) = (head.clone(), client.clone());
+            let request = Request { head, body: RequestBody::Empty, client, started: *started };
+            let response = self.spine.serve(request, interim).await;
+            if response.head.status != StatusCode::SERVICE_UNAVAILABLE || clock::now() >= self.until {
+                return response;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
     }
 }
 
@@ -120,7 +157,7 @@ impl Serve for Direct {
         (*asked.method_mut(), *asked.uri_mut()) = (request.head.method, request.head.path.into());
         let found = self.0.answer(&asked).await.unwrap_or_else(|| {
             let mut nothing = http::Response::new(empty());
-            *nothing.status_mut() = http::StatusCode::NOT_FOUND;
+            *nothing.status_mut() = StatusCode::NOT_FOUND;
             nothing
         });
         let (head, body) = found.into_parts();

@@ -72,7 +72,9 @@ impl Dispatch {
         let (mut accepted, stranded) = (false, Notify::new());
         let mut watch = None;
         let outcome = {
-            let mut pump = pin!(async { pump(&mut writer, source).await.map(|()| source.kept()) });
+            let idempotent = outbound.head.method.is_idempotent();
+            let mut pump =
+                pin!(async { pump(&mut writer, source).await.map(|()| if idempotent { source.kept() } else { None }) });
             let mut head = pin!(self.response_head(outbound.service, &mut reader, interim, &mut accepted, &stranded));
             let mut hedge: Option<Hedge<'_>> = None;
             // How the first of the two failed while the hedge goes on.
@@ -82,19 +84,13 @@ impl Dispatch {
                 let why = tokio::select! {
                     biased;
                     pumped = &mut pump, if watch.is_none() => match pumped {
-                        Ok(kept) => {
-                            watch = Some(Watch::new(kept, outbound.response_timeout));
-                            None
-                        }
+                        Ok(kept) => watch.replace(Watch::new(kept, outbound.response_timeout)).and(None),
                         Err(fault) => break Err(fault),
                     },
                     answer = &mut head, if lost.is_none() => match answer {
                         Ok(head) => break Ok((head, None)),
                         Err(fault) if hedge.is_none() => break Err(fault),
-                        Err(fault) => {
-                            lost = Some(fault);
-                            None
-                        }
+                        Err(fault) => lost.replace(fault).and(None),
                     },
                     () = stranded.notified() => {
                         out_of_reach = true;
@@ -104,10 +100,7 @@ impl Dispatch {
                         (Ok(headed), _) => break Ok((headed.head, Some((headed.reader, headed.hedge)))),
                         (Err(_), Some(fault)) => break Err(fault),
                         // The first goes on alone; at most one hedge.
-                        (Err(_), None) => {
-                            hedge = None;
-                            None
-                        }
+                        (Err(_), None) => hedge.take().and(None),
                     },
                     looked = if_any(&mut watch) => match looked {
                         None => break Err(late()),
@@ -125,11 +118,10 @@ impl Dispatch {
                 }
             }
         };
-        let sent = watch.is_some();
         match outcome {
             Ok((head, None)) => {
                 reader.set_impatient(false);
-                Ok(Headed { head, reader, unsent: (!sent).then_some(writer), hedge: None })
+                Ok(Headed { head, reader, unsent: watch.is_none().then_some(writer), hedge: None })
             }
             Ok((head, Some((reader, hedge)))) => Ok(Headed { head, reader, unsent: None, hedge }),
             Err(fault) => Err(Failure { fault, accepted }),
@@ -145,7 +137,8 @@ impl Dispatch {
 
     /// Whether the link answers nothing while other gateways answer.
     fn is_grey(&self, outbound: &Outbound, member: &Arc<Member>, now: Instant) -> bool {
-        member.is_ejected(now) && self.tunnels.others_answer(outbound.service, member.link.peer(), now - LOOK * 2)
+        let answered = |since| self.tunnels.others_answer(outbound.service, member.link.peer(), since);
+        member.is_ejected(now) && now.checked_sub(LOOK * 2).is_some_and(answered)
     }
 
     /// Sends the same request through another gateway, if that is right and there is one. Resolves with its head.

@@ -18,6 +18,7 @@ use crate::observe::event::{Event, What};
 use crate::tunnel::control::{Control, Drain, Register, Registered};
 use crate::tunnel::exchange::{ExchangeReader, ExchangeWriter};
 use crate::tunnel::link::{Link, LinkState, Owner};
+use crate::tunnel::load::LOSSY;
 use crate::tunnel::peer::Peer;
 
 /// How long after the loss of its last link requests for a service wait for another.
@@ -60,9 +61,9 @@ impl Member {
         is
     }
 
-    /// Whether other links should be taken: it answers nothing, or its path comes and goes.
+    /// Whether other links should be taken: it answers nothing, or its path loses packets or comes and goes.
     fn is_out(&self, now: Instant) -> bool {
-        self.is_ejected(now) || self.path.lock().is_held(now)
+        self.is_ejected(now) || self.link.lost_permille() >= LOSSY || self.path.lock().is_held(now)
     }
 
     fn tell_ejection(&self, why: &str) {
@@ -157,7 +158,7 @@ impl Tunnels {
     }
 
     /// A link for a request to the service at `index`, carried by `worker`. Links of the own worker come first, links to
-    /// peers of `tried` ones last, as do ejected ones and those on flapping paths unless most are; among equals [`balance`] chooses.
+    /// peers of `tried` ones last, as do ejected ones and those on flapping or lossy paths unless most are; among equals [`balance`] chooses.
     pub fn choose(&self, index: usize, worker: usize, tried: &[Arc<Link>]) -> Option<Arc<Member>> {
         let table = self.table.load();
         let now = clock::now();

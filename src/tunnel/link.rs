@@ -140,6 +140,8 @@ pub struct Link {
     reported: Mutex<(Load, LossAlarm)>,
     /// Packets lost lately on the way to the other end, thousandths.
     lost: AtomicU64,
+    /// On the way from it, as it reports.
+    lost_from: AtomicU64,
 }
 
 impl Link {
@@ -240,11 +242,12 @@ impl Link {
 
     /// Packets lost lately, both directions added, thousandths.
     pub fn lost_permille(&self) -> u64 {
-        self.lost.load(Ordering::Relaxed) + self.reported().lost_permille
+        self.lost.load(Ordering::Relaxed) + self.lost_from.load(Ordering::Relaxed)
     }
 
     /// What the other end reports; answers whether it is news of loss.
     fn handle_load(&self, load: Load) -> bool {
+        self.lost_from.store(load.lost_permille, Ordering::Relaxed);
         let mut reported = self.reported.lock();
         reported.0 = load;
         let lossy = reported.1.handle_loss(load.lost_permille);
@@ -438,6 +441,7 @@ pub async fn handshake(
         hinted: AtomicBool::new(false),
         reported: Mutex::default(),
         lost: AtomicU64::new(0),
+        lost_from: AtomicU64::new(0),
     });
     link.peer.add_link(link.clone());
     Ok((link, control))

@@ -17,7 +17,7 @@ const HALF_LIFE: Duration = Duration::from_secs(2);
 /// Fewer packets tell nothing.
 const SENT_MIN: f64 = 100.0;
 /// Loss that is told of as an event, and makes other links preferable, begins here, and ends at half of it; thousandths.
-pub const LOSSY: u64 = 10;
+pub const LOSSY: u64 = 20;
 
 /// Decides when to send LOAD.
 #[derive(Debug, Default)]

@@ -164,21 +164,21 @@ impl Tunnels {
         let now = clock::now();
         let members = table.get(index)?;
         let untried = |link: &Arc<Link>| !tried.iter().any(|other| Arc::ptr_eq(other, link));
-        let usable: Vec<_> = members.iter().filter(|m| m.link.is_usable() && untried(&m.link)).collect();
+        let usable = members.iter().filter(|m| m.link.is_usable() && untried(&m.link));
+        let usable: Vec<_> = usable.map(|member| (member, member.is_out(now))).collect();
         let fresh = |member: &Member| {
             member.link.weight() > 0 && !tried.iter().any(|other| Arc::ptr_eq(other.peer(), member.link.peer()))
         };
-        let out = usable.iter().filter(|member| member.is_out(now)).count();
-        let heeded = out * 2 <= usable.len();
-        let well = |member: &Member| !heeded || !member.is_out(now);
-        let of = |wanted: &dyn Fn(&Member) -> bool| {
-            let candidates: Vec<_> = usable.iter().copied().filter(|member| wanted(member)).collect();
+        let heeded = usable.iter().filter(|(_, is_out)| *is_out).count() * 2 <= usable.len();
+        let of = |wanted: &dyn Fn(&Member, bool) -> bool| {
+            let is_wanted = |(member, is_out): &&(&Arc<Member>, bool)| wanted(member, !heeded || !is_out);
+            let candidates: Vec<_> = usable.iter().filter(is_wanted).map(|(member, _)| *member).collect();
             balance::choose(&candidates, |below| fastrand::usize(..below), |member| member.cost(now)).copied().cloned()
         };
-        of(&|member| fresh(member) && well(member) && member.link.worker() == worker)
-            .or_else(|| of(&|member| fresh(member) && well(member)))
-            .or_else(|| of(&|member| fresh(member)))
-            .or_else(|| of(&|_| true))
+        of(&|member, is_well| is_well && member.link.worker() == worker && fresh(member))
+            .or_else(|| of(&|member, is_well| is_well && fresh(member)))
+            .or_else(|| of(&|member, _| fresh(member)))
+            .or_else(|| of(&|_, _| true))
             // A drain never makes an outage: who drains serves on until another gateway is there.
             .or_else(|| members.iter().find(|m| m.link.state() == LinkState::Draining && untried(&m.link)).cloned())
     }

@@ -19,7 +19,7 @@ INTEROP := target/debug/interop-runner
 INTEROP_SEED := $(if $(SEED),--seed $(SEED))
 # What passed every time, also on a machine loaded five times over.
 INTEROP_CI := --clients trunkline,aioquic,curl --servers trunkline,aioquic,nginx,haproxy --jobs 3 \
-  --cases handshake,longrtt,chacha20,multiplexing,retry,resumption,http3,keyupdate,ecn,amplificationlimit,transferloss,transfercorruption,ipv6,v2,rebind-port,rebind-addr \
+  --cases handshake,longrtt,chacha20,multiplexing,retry,resumption,zerortt,http3,keyupdate,ecn,amplificationlimit,transferloss,transfercorruption,ipv6,v2,rebind-port,rebind-addr \
   --chain drain-under-transfers,pop-goes-dark,tunnel-dark-for-2s,rebind-while-links-close,gateway-behind-nat,retry-on-tunnel
 
 .PHONY: demo test check sim outages bench interop interop-ci interop-programs

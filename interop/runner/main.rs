@@ -217,9 +217,9 @@ impl Session {
     /// Prints and writes what came out; whether nothing failed.
     fn conclude(self, common: &Common) -> Outcome<bool> {
         let mut out = std::io::stdout();
-        for group in &self.groups {
-            writeln!(out, "\n{}", report::matrix(group))?;
-        }
+        let tables = report::tables(&self.groups, &self.versions, self.seed);
+        writeln!(out, "\n{tables}")?;
+        std::fs::write(self.folder.join("result.md"), tables)?;
         let records = self.groups.concat();
         let json = common.json.clone().unwrap_or_else(|| self.folder.join("result.json"));
         report::write_json(&json, &records, &self.versions)?;

@@ -9,6 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde_json::json;
+use trunkline::clock;
 
 use super::Outcome;
 use super::judge::Verdict;
@@ -95,6 +96,14 @@ pub fn matrix(records: &[Record]) -> String {
         let _ = writeln!(table, "| {case} |{row}");
     }
     table
+}
+
+/// All tables, with the day, the seed and the peers' versions.
+pub fn tables(groups: &[Vec<Record>], versions: &BTreeMap<String, String>, seed: u64) -> String {
+    let day = httpdate::fmt_http_date(clock::wall());
+    let versions: String = versions.iter().map(|(name, version)| format!("; {name} {version}")).collect();
+    let tables: Vec<_> = groups.iter().map(|group| matrix(group)).collect();
+    format!("{day}, seed {seed}{versions}.\n\n{}", tables.join("\n"))
 }
 
 /// Everything, for programs.

@@ -99,7 +99,7 @@ async fn a_gateway_whose_upstream_is_saturated_says_so_and_gets_less() {
     eventually("it is not busy any more", async || (!busy("gw-2").await).then_some(())).await;
     let wide = cluster.chain.upstream.log("/slow").await.len();
     println!("| LOAD | gw-1 got {wide} of 300 requests, gw-2 with one upstream connection {} |", 300 - wide);
-    assert!(wide > 200, "{wide} of 300");
+    assert!(wide > 150, "{wide} of 300");
 }
 
 #[tokio::test]

@@ -702,6 +702,10 @@ impl Exchange {
                     super::resume::drive(self.clone());
                 }
                 wake(state);
+                // The point to resume from may be the acknowledgement that was lost with the last link.
+                if state.halves == 0 && state.send.is_settled() {
+                    self.leave_table(true);
+                }
                 Ok(())
             }
             Err(_) => {

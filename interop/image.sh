@@ -1,7 +1,7 @@
 #!/bin/bash
 # Builds the image of both roles: interop/image.sh [NAME]     (default: trunkline-interop)
 #
-# Needs cargo, docker, debootstrap and root for it, and a Debian mirror (MIRROR). The base is this machine's release of Debian
+# Needs cargo, docker, debootstrap and root for it; MIRROR, if set, is the mirror of Debian to use. The base is this machine's release of Debian
 # (SUITE), so that the programs find the C library they were linked with; on another system set SUITE and BINARIES, a folder
 # with interop-endpoint and interop-client built there. BASE_ONLY=folder stops after the base system is in that folder.
 set -euo pipefail
@@ -9,12 +9,11 @@ cd "$(dirname "$0")/.."
 
 name=${1:-trunkline-interop}
 suite=${SUITE:-$(. /etc/os-release && echo "$VERSION_CODENAME")}
-mirror=${MIRROR:-http://deb.debian.org/debian}
 base=trunkline-interop-base:$suite
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-debian() { debootstrap --variant=minbase --include=iproute2,ethtool "$suite" "$1" "$mirror"; }
+debian() { debootstrap --variant=minbase --include=iproute2,ethtool "$suite" "$1" ${MIRROR:+"$MIRROR"}; }
 
 if [ -n "${BASE_ONLY:-}" ]; then
   debian "$BASE_ONLY"

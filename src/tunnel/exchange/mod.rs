@@ -557,8 +557,9 @@ impl Exchange {
             }
         }
         if state.halves == 0 && state.send.is_settled() {
+            let known = state.send.is_resumable();
             drop(state);
-            self.leave_table(true);
+            self.leave_table(known);
         }
     }
 
@@ -704,7 +705,7 @@ impl Exchange {
                 wake(state);
                 // The point to resume from may be the acknowledgement that was lost with the last link.
                 if state.halves == 0 && state.send.is_settled() {
-                    self.leave_table(true);
+                    self.leave_table(state.send.is_resumable());
                 }
                 Ok(())
             }
@@ -771,10 +772,12 @@ impl Exchange {
             if let Some(attachment) = state.attachment.take() {
                 attachment.link.detach();
             }
+            // Over its budget nothing was kept: the other end may lack it, and come to resume.
+            let known = state.send.is_resumable();
             state.send.clear();
             wake(&mut state);
             drop(state);
-            self.leave_table(true);
+            self.leave_table(known);
         } else {
             drop(state);
             self.peer.linger(self.counter);

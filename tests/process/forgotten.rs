@@ -2,7 +2,7 @@
 
 use quinn::ConnectionError;
 
-use crate::chain::{Chain, Setup, in_time};
+use crate::chain::{Chain, Setup, eventually, in_time};
 use crate::client::raw::{Raw, frame};
 
 #[tokio::test]
@@ -12,7 +12,11 @@ async fn an_edge_with_a_state_folder_resets_connections_of_before_its_restart() 
     // Several, so that each worker has some of them: every one has the keys.
     let mut clients = Vec::new();
     for _ in 0..8 {
-        clients.push(Raw::connect(&chain).await);
+        let client = Raw::connect(&chain).await;
+        // Until then a client repeats its handshake only, in packets that draw no reset.
+        let confirmed = async || (client.connection.stats().frame_rx.handshake_done > 0).then_some(());
+        eventually("the handshake is confirmed", confirmed).await;
+        clients.push(client);
     }
     chain.edges[0].signal(libc::SIGKILL);
     chain.edges[0].ended().await;

@@ -198,7 +198,7 @@ impl Strain {
 }
 
 /// The cheaper of two random candidates. `random` draws a number below its argument; `cost` is asked at most twice.
-pub fn choose<T>(candidates: &[T], mut random: impl FnMut(usize) -> usize, cost: impl Fn(&T) -> f64) -> Option<&T> {
+fn choose<T>(candidates: &[T], mut random: impl FnMut(usize) -> usize, cost: impl Fn(&T) -> f64) -> Option<&T> {
     match candidates {
         [] => None,
         [only] => Some(only),
@@ -209,6 +209,24 @@ pub fn choose<T>(candidates: &[T], mut random: impl FnMut(usize) -> usize, cost:
             let (first, second) = (many.get(first)?, many.get(second)?);
             Some(if cost(first) <= cost(second) { first } else { second })
         }
+    }
+}
+
+/// How many times as dear a `near` candidate may be as a far one: another worker thread costs a request some 50 us, waiting
+/// behind others costs more.
+const NEARNESS: f64 = 3.0;
+
+/// Like [`choose`], among candidates of the own worker thread unless one of another's is much cheaper.
+pub fn choose_near<'a, T>(
+    near: &'a [T],
+    far: &'a [T],
+    mut random: impl FnMut(usize) -> usize,
+    cost: impl Fn(&T) -> f64,
+) -> Option<&'a T> {
+    let (near, far) = (choose(near, &mut random, &cost), choose(far, random, &cost));
+    match (near, far) {
+        (Some(near), Some(far)) if cost(near) > cost(far) * NEARNESS => Some(far),
+        (near, far) => near.or(far),
     }
 }
 
@@ -311,6 +329,15 @@ mod tests {
             assert_eq!(chosen([0, 4], [lossy, WELL], seed), 1);
             assert_eq!(chosen([0, 20], [Strain { busy: true, ..lossy }, WELL], seed), 1);
         }
+    }
+
+    #[test]
+    fn a_saturated_gateway_with_the_only_link_of_a_worker_does_not_get_all_its_requests() {
+        let far = |near: f64, far: f64| *choose_near(&[near], &[far], |_| 0, |cost| *cost).unwrap() == far;
+        assert!(!far(1.0, 0.9) && !far(1.0, 0.5), "a hop is dear while both do well");
+        assert!(far(1.0, 0.2), "and cheap beside waiting");
+        assert_eq!(choose_near(&[], &[7.0], |_| 0, |cost| *cost), Some(&7.0));
+        assert_eq!(choose_near(&[7.0], &[], |_| 0, |cost| *cost), Some(&7.0));
     }
 
     proptest! {

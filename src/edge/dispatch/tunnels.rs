@@ -157,7 +157,7 @@ impl Tunnels {
         }
     }
 
-    /// A link for a request to the service at `index`, carried by `worker`. Links of the own worker come first, links to
+    /// A link for a request to the service at `index`, carried by `worker`. Links of the own worker come first unless they cost much more, links to
     /// peers of `tried` ones last, as do ejected ones and those on flapping or lossy paths unless most are; among equals [`balance`] chooses.
     pub fn choose(&self, index: usize, worker: usize, tried: &[Arc<Link>]) -> Option<Arc<Member>> {
         let table = self.table.load();
@@ -173,10 +173,11 @@ impl Tunnels {
         let of = |wanted: &dyn Fn(&Member, bool) -> bool| {
             let is_wanted = |(member, is_out): &&(&Arc<Member>, bool)| wanted(member, !heeded || !is_out);
             let candidates: Vec<_> = usable.iter().filter(is_wanted).map(|(member, _)| *member).collect();
-            balance::choose(&candidates, |below| fastrand::usize(..below), |member| member.cost(now)).copied().cloned()
+            let (near, far): (Vec<_>, _) = candidates.into_iter().partition(|member| member.link.worker() == worker);
+            let random = |below| fastrand::usize(..below);
+            balance::choose_near(&near, &far, random, |member| member.cost(now)).copied().cloned()
         };
-        of(&|member, is_well| is_well && member.link.worker() == worker && fresh(member))
-            .or_else(|| of(&|member, is_well| is_well && fresh(member)))
+        of(&|member, is_well| is_well && fresh(member))
             .or_else(|| of(&|member, _| fresh(member)))
             .or_else(|| of(&|_, _| true))
             // A drain never makes an outage: who drains serves on until another gateway is there.

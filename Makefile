@@ -29,8 +29,8 @@ demo:
 	target/debug/edge dev $(DEMO)
 
 test:
-	@curl=$$(tests/tools/curl.sh) && export TRUNKLINE_CURL="$$curl" && $(CARGO) test
-	$(CARGO) test --features interop --bin interop-runner --test interop
+	@curl=$$(tests/tools/curl.sh) && export TRUNKLINE_CURL="$$curl" && $(CARGO) test --no-fail-fast
+	$(CARGO) test --no-fail-fast --features interop --bin interop-runner --test interop
 
 outages:
 	$(CARGO) test --test outages -- --include-ignored --nocapture --test-threads=1

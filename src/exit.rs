@@ -2,6 +2,7 @@
 //!
 //! Called by the mains; `--help` prints [`HELP`].
 
+use std::fmt::Display;
 use std::process::ExitCode;
 
 use crate::signal::Ended;
@@ -49,6 +50,20 @@ impl From<Ended> for Exit {
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         ExitCode::from(exit.code())
+    }
+}
+
+/// Prints what a command of `program` came to: text on stdout as it is, or why it failed on stderr.
+pub fn print<T: Display, E: Display>(program: &str, result: Result<T, E>) -> Exit {
+    match result {
+        Ok(text) => {
+            print!("{text}");
+            Exit::Ok
+        }
+        Err(error) => {
+            eprintln!("{program}: {error}");
+            Exit::Failed
+        }
     }
 }
 

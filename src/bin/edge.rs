@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use trunkline::admin::client::{self, AskError};
+use trunkline::admin::client;
 use trunkline::ca::{self, CaError, Issued, Subject};
 use trunkline::config::EdgeConfig;
 use trunkline::dev::{self, DevArgs, UpstreamArgs};
@@ -103,16 +103,18 @@ struct SubjectArgs {
 fn main() -> ExitCode {
     match Args::parse().command {
         Command::Run(file) => with_config(&file.config, run),
-        Command::Tunnels(args) => {
-            with_config(&args.file.config, |config| told(client::status(config.admin.as_ref(), args.json)))
+        Command::Tunnels(args) => with_config(&args.file.config, |config| {
+            exit::print("edge", client::status(config.admin.as_ref(), args.json))
+        }),
+        Command::Drain(file) => {
+            with_config(&file.config, |config| exit::print("edge", client::drain(config.admin.as_ref())))
         }
-        Command::Drain(file) => with_config(&file.config, |config| told(client::drain(config.admin.as_ref()))),
         Command::Check(file) => with_config(&file.config, |config| {
             println!("{}: ok, PoP {}", file.config.display(), config.name);
             Exit::Ok
         }),
-        Command::Ca(Ca::Init { dir }) => made(ca::init(&dir)),
-        Command::Ca(Ca::Issue(args)) => made(issue(args)),
+        Command::Ca(Ca::Init { dir }) => exit::print("edge", ca::init(&dir)),
+        Command::Ca(Ca::Issue(args)) => exit::print("edge", issue(args)),
         Command::Dev(args) => dev::run(args),
         Command::Upstream(args) => dev::run_upstream(args),
     }
@@ -147,31 +149,4 @@ fn issue(args: Issue) -> Result<Issued, CaError> {
         (None, None) => Subject::Site { hosts: args.subject.hosts },
     };
     ca::issue(&args.dir, args.out.as_deref().unwrap_or(&args.dir), &subject, args.days)
-}
-
-fn made(result: Result<Issued, CaError>) -> Exit {
-    match result {
-        Ok(issued) => {
-            println!("{}\n{}", issued.cert.display(), issued.key.display());
-            Exit::Ok
-        }
-        Err(error) => {
-            eprintln!("edge: {error}");
-            Exit::Failed
-        }
-    }
-}
-
-/// Prints what a running process answered.
-fn told(answer: Result<String, AskError>) -> Exit {
-    match answer {
-        Ok(text) => {
-            print!("{text}");
-            Exit::Ok
-        }
-        Err(error) => {
-            eprintln!("edge: {error}");
-            Exit::Failed
-        }
-    }
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use trunkline::admin::client::{self, AskError};
+use trunkline::admin::client;
 use trunkline::config::OriginConfig;
 use trunkline::exit::{self, Exit};
 
@@ -73,12 +73,14 @@ struct File {
 fn main() -> ExitCode {
     match Args::parse().command {
         Command::Run(file) => with_config(&file.config, run),
-        Command::Status(args) => {
-            with_config(&args.file.config, |config| told(client::status(config.admin.as_ref(), args.json)))
+        Command::Status(args) => with_config(&args.file.config, |config| {
+            exit::print("origin", client::status(config.admin.as_ref(), args.json))
+        }),
+        Command::Drain(file) => {
+            with_config(&file.config, |config| exit::print("origin", client::drain(config.admin.as_ref())))
         }
-        Command::Drain(file) => with_config(&file.config, |config| told(client::drain(config.admin.as_ref()))),
         Command::Migrate(Migrate { ask, to }) => with_config(&ask.file.config, |config| {
-            told(client::migrate(config.admin.as_ref(), to.to.as_deref(), ask.json))
+            exit::print("origin", client::migrate(config.admin.as_ref(), to.to.as_deref(), ask.json))
         }),
         Command::Check(file) => with_config(&file.config, |config| {
             println!("{}: ok, gateway {}", file.config.display(), config.name);
@@ -105,20 +107,6 @@ fn run(config: OriginConfig) -> Exit {
         Err(error) => {
             eprintln!("origin: {error}");
             error.exit()
-        }
-    }
-}
-
-/// Prints what a running process answered.
-fn told(answer: Result<String, AskError>) -> Exit {
-    match answer {
-        Ok(text) => {
-            print!("{text}");
-            Exit::Ok
-        }
-        Err(error) => {
-            eprintln!("origin: {error}");
-            Exit::Failed
         }
     }
 }

@@ -7,6 +7,7 @@
 mod files;
 mod issue;
 
+use std::fmt;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
@@ -56,6 +57,12 @@ pub struct Issued {
     pub cert: PathBuf,
     /// Private key (PKCS #8 PEM), mode 0600.
     pub key: PathBuf,
+}
+
+impl fmt::Display for Issued {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}\n{}", self.cert.display(), self.key.display())
+    }
 }
 
 /// Why no certificate was made. Nothing is left behind then.

@@ -11,7 +11,8 @@ use std::task::{Context, Poll};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::HeaderMap;
 
-use super::{Exchange, PIECES, PIECES_FEW};
+use super::Exchange;
+use super::transfer::{PIECES, PIECES_FEW};
 use crate::fault::Fault;
 use crate::tunnel::block;
 use crate::tunnel::code::ResetCode;

@@ -243,7 +243,6 @@ impl Shared {
             build: env!("CARGO_PKG_VERSION").into(),
             sends: true,
             window: settings.window,
-            workers: config.workers as u64,
             ..Hello::default()
         };
         let readiness = readiness.clone();
@@ -427,10 +426,9 @@ async fn work(shared: &Arc<Shared>, worker: Worker, servers: Servers, sockets: S
     let unreachable = shared.peers.clone().unreachable();
     let tunnel =
         endpoint(shared.keys.endpoint_config(worker), Some(servers.tunnel), sockets.tunnel, Some(unreachable))?;
-    let hello = Hello { worker: worker.index() as u64, ..shared.hello.clone() };
     let acceptor = Acceptor {
         worker: worker.index(),
-        hello,
+        hello: shared.hello.clone(),
         peers: shared.peers.clone(),
         tunnels: shared.tunnels.clone(),
         crowd: shared.crowd.clone(),

@@ -221,7 +221,6 @@ fn dialler(
             build: env!("CARGO_PKG_VERSION").into(),
             serves: true,
             window: settings.window,
-            workers: config.workers as u64,
             ..Hello::default()
         },
         services: config.services.iter().map(|service| service.name.clone()).collect(),
@@ -269,8 +268,10 @@ fn start_workers(
 ) -> Result<Vec<thread::JoinHandle<()>>, RunError> {
     let count = config.workers.min(config.tunnel.links.max(1) * config.pops_wanted.max(1)).max(1);
     let mut threads = Vec::with_capacity(count);
+    // Another one in each origin: with few links each, they do not all end at the first workers of a PoP.
+    let first = fastrand::u8(..);
     for worker in 0..count {
-        let holders = holders(config, worker, count);
+        let holders = holders(config, worker, count, first);
         let (dialler, end) = (dialler.clone(), end.clone());
         let body = move || match Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => runtime.block_on(work(worker, holders, dialler, end)),
@@ -281,20 +282,15 @@ fn start_workers(
     Ok(threads)
 }
 
-/// The links that `worker` of `count` carries: those of one PoP lie on different workers.
-fn holders(config: &OriginConfig, worker: usize, count: usize) -> Vec<Holder> {
-    let links = config.tunnel.links;
+/// The links that `worker` of `count` carries: those of one PoP lie on different workers, here and, from seat `first` on, there.
+fn holders(config: &OriginConfig, worker: usize, count: usize, first: u8) -> Vec<Holder> {
     let all = config.pops.iter().enumerate().flat_map(|(pop, address)| {
-        (0..links).map(move |number| Holder {
-            pop,
-            address: address.clone(),
-            number,
-            worker,
-            target: None,
-            known: Vec::new(),
+        let seats = (0..config.tunnel.links).zip((0..=u8::MAX).cycle().skip(first.into()));
+        seats.map(move |(number, seat)| {
+            (pop + number, Holder { pop, address: address.clone(), worker, seat, known: Vec::new() })
         })
     });
-    all.filter(|holder| (holder.pop + holder.number) % count == worker).collect()
+    all.filter(|(place, _)| place % count == worker).map(|(_, holder)| holder).collect()
 }
 
 /// The life of one worker: its links, until the process ends.

@@ -75,10 +75,6 @@ pub struct Hello {
     pub serves: bool,
     /// Credit that an exchange starts with towards the sender of this HELLO, bytes.
     pub window: u64,
-    /// Worker thread that carries this link at the sender, and how many it has: a dialler spreads its links.
-    pub worker: u64,
-    /// Worker threads of the sender.
-    pub workers: u64,
 }
 
 /// What an origin serves.
@@ -231,8 +227,6 @@ impl Hello {
         put_item(out, 2, self.build.as_bytes());
         put_varint_item(out, 5, u64::from(self.sends) | u64::from(self.serves) << 1);
         put_varint_item(out, 7, self.window);
-        put_varint_item(out, 4, self.worker);
-        put_varint_item(out, 6, self.workers);
         HELLO
     }
 
@@ -243,12 +237,10 @@ impl Hello {
                 1 => hello.node = text(&value)?,
                 2 => hello.build = text(&value)?,
                 3 => hello.instance = get_varint(&mut value)?,
-                4 => hello.worker = get_varint(&mut value)?,
                 5 => {
                     let flags = get_varint(&mut value)?;
                     (hello.sends, hello.serves) = (flags & 1 != 0, flags & 2 != 0);
                 }
-                6 => hello.workers = get_varint(&mut value)?,
                 7 => hello.window = get_varint(&mut value)?,
                 other => unknown(other)?,
             }

@@ -1,8 +1,9 @@
 //! Several PoPs, and PoPs that vanish.
 
 use bytes::Bytes;
+use serde_json::Value;
 
-use crate::chain::{Chain, Setup, eventually};
+use crate::chain::{Chain, Setup, eventually, status_and_body};
 use crate::client::{ALL, Client, Protocol};
 
 #[tokio::test]
@@ -42,6 +43,23 @@ async fn a_pop_that_comes_back_is_dialled_again() {
     }
     let mut client = Client::connect(&chain, Protocol::Http3).await;
     assert_eq!(client.get("/echo").await.status, 200);
+}
+
+#[tokio::test]
+async fn each_worker_of_a_pop_has_a_link_of_its_own() {
+    // By chance this would be so every second time.
+    for _ in 0..6 {
+        let chain = Chain::with(Setup { edge_top: "workers = 2\n", ..Setup::default() }).await;
+        let workers = eventually("two links", async || {
+            let (_, status) = status_and_body(chain.admin(0), "/status").await;
+            let status: Value = serde_json::from_str(&status).expect("JSON");
+            let workers = status["tunnels"].as_array().expect("tunnels").iter().map(|t| t["worker"].as_u64());
+            let workers: Vec<_> = workers.map(|worker| worker.expect("a number")).collect();
+            (workers.len() == 2).then_some(workers)
+        })
+        .await;
+        assert_ne!(workers[0], workers[1]);
+    }
 }
 
 #[tokio::test]

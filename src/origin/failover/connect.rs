@@ -69,9 +69,8 @@ impl Dialler {
     pub(super) async fn dial(&self, holder: &mut Holder) -> Result<Dialled, DialError> {
         let addresses = in_turn(self.resolve(holder).await?);
         let mut config = self.client.clone();
-        if let Some(target) = holder.target {
-            config.initial_dst_cid_provider(Arc::new(move || initial_cid(target)));
-        }
+        let seat = holder.seat;
+        config.initial_dst_cid_provider(Arc::new(move || initial_cid(seat)));
         let (endpoint, connection) =
             first_to_answer(addresses, |address| connect(config.clone(), address, self.peers.clone().unreachable()))
                 .await?;
@@ -86,8 +85,8 @@ impl Dialler {
             true => Ok(()),
             false => Err(format!("a certificate for PoP {name}, but HELLO says {}", hello.node)),
         };
-        let hello = Hello { worker: holder.worker as u64, ..self.hello.clone() };
-        let (link, control) = link::handshake(connection, &self.peers, hello, true, holder.worker, check).await?;
+        let (link, control) =
+            link::handshake(connection, &self.peers, self.hello.clone(), true, holder.worker, check).await?;
         Ok(Dialled { link, control, endpoint })
     }
 

@@ -19,7 +19,6 @@ use super::supervisor::Supervisor;
 use crate::clock;
 use crate::config::PopAddress;
 use crate::origin::gateway::Gateway;
-use crate::quic::Worker;
 use crate::task::Tasks;
 use crate::tunnel::code::CloseCode;
 use crate::tunnel::control::{Control, Drain, Hello, Register};
@@ -64,18 +63,16 @@ pub struct Dialler {
     pub sequence: AtomicU64,
 }
 
-/// One link's task: the `number`-th link of this origin to a PoP.
+/// One link's task: one of the links of this origin to a PoP.
 pub struct Holder {
     /// The PoP's place in the order of preference.
     pub pop: usize,
     /// Its address.
     pub address: PopAddress,
-    /// Which of the links to it.
-    pub number: usize,
     /// The worker that carries it.
     pub worker: usize,
-    /// The PoP's worker that shall carry it, once it is known how many there are: each gets a link of its own.
-    pub target: Option<Worker>,
+    /// Which of the PoP's workers shall carry it, modulo their number: links in a row lie on different ones.
+    pub seat: u8,
     /// What its name last resolved to.
     pub known: Vec<SocketAddr>,
 }
@@ -149,8 +146,6 @@ impl Dialler {
     ) -> Result<Ended, DialError> {
         let dialled = tokio::time::timeout(self.dial_timeout, self.dial(holder)).await;
         let Dialled { link, control, endpoint } = dialled.unwrap_or(Err(DialError::Timeout))?;
-        let workers = usize::try_from(link.remote().workers).unwrap_or(1).max(1);
-        holder.target = Worker::new(holder.number % workers, workers);
         let owner = Arc::new(OriginOwner::new(self.clone(), holder.pop, endpoint));
         let begun = clock::now();
         let mut end = self.run(link.clone(), control, owner.clone());

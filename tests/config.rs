@@ -8,7 +8,8 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 use trunkline::ca::{self, Subject};
 use trunkline::config::{
-    AdminListen, EdgeConfig, Errors, HostPattern, LogFormat, OriginConfig, PopAddress, UpstreamScheme, UpstreamTarget,
+    AdminListen, EdgeConfig, Errors, HostPattern, LogFormat, OriginConfig, OriginPop, PopAddress, UpstreamScheme,
+    UpstreamTarget,
 };
 
 /// The files that the configurations name: certificates and keys, a folder, an empty file.
@@ -189,8 +190,12 @@ fn upstreams_and_pops_keep_their_order_and_protocols() {
     let files = Files::new();
     let origin = files.origin(&text("tests/config/valid/origin-everything.toml")).expect("valid");
     assert_eq!((origin.pops_wanted, origin.tunnel.links), (3, 8));
-    let pops: Vec<_> = origin.pops.iter().map(|pop| (pop.host.as_str(), pop.port)).collect();
-    assert_eq!(pops, [("pop-a.example.net", 7844), ("192.0.2.7", 1), ("2001:db8::7", 65_535)]);
+    let pop = |pop: &OriginPop| (pop.address.host.clone(), pop.address.port, pop.domain.clone());
+    let pops: Vec<_> = origin.pops.iter().map(pop).collect();
+    let fra = Some("fra".to_owned());
+    let expected =
+        [("pop-a.example.net".into(), 7844, None), ("192.0.2.7".into(), 1, fra), ("2001:db8::7".into(), 65_535, None)];
+    assert_eq!(pops, expected);
     let web = origin.services.first().expect("a service");
     let schemes: Vec<_> = web.upstreams.iter().map(|upstream| upstream.scheme).collect();
     assert_eq!(schemes, [UpstreamScheme::Http, UpstreamScheme::Https, UpstreamScheme::H2c, UpstreamScheme::Http]);

@@ -14,7 +14,8 @@ mod values;
 pub use edge::Interop;
 pub use edge::{EdgeConfig, EdgeService, EdgeTunnel, Http3, Limits, NextPop, TlsCertificate};
 pub use origin::{
-    OriginConfig, OriginService, OriginTunnel, PopAddress, Upstream, UpstreamLimits, UpstreamScheme, UpstreamTarget,
+    OriginConfig, OriginPop, OriginService, OriginTunnel, PopAddress, Upstream, UpstreamLimits, UpstreamScheme,
+    UpstreamTarget,
 };
 pub(crate) use raw::parse_duration;
 pub use report::Errors;

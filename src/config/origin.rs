@@ -16,8 +16,8 @@ pub struct OriginConfig {
     /// Threads that carry exchanges. Default: the number of cores.
     pub workers: usize,
     /// PoPs in order of preference.
-    pub pops: Vec<PopAddress>,
-    /// How many PoPs to hold tunnels to. Default: 2, or all when there are fewer.
+    pub pops: Vec<OriginPop>,
+    /// How many PoPs to hold tunnels to, in two failure domains at least. Default: 2, or all when there are fewer.
     pub pops_wanted: usize,
     /// Admin listener; none unless configured.
     pub admin: Option<AdminListen>,
@@ -50,6 +50,15 @@ impl OriginConfig {
     pub fn from_str(text: &str, file_name: &str, base_dir: &Path) -> Result<Self, Errors> {
         raw::parse(text, file_name, base_dir, raw::origin)
     }
+}
+
+/// A PoP that this origin may dial.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OriginPop {
+    /// Where it is.
+    pub address: PopAddress,
+    /// What may fail at once: a site, a provider. Default: it fails alone.
+    pub domain: Option<String>,
 }
 
 /// `host:port` of a PoP's tunnel listener; the host is resolved anew for each dial.

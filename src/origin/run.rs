@@ -20,7 +20,7 @@ use super::gateway::{Gateway, Service};
 use super::upstream::{UpstreamMetrics, UpstreamSetupError, Upstreams};
 use crate::admin::{self, Admin, AdminSocket, Command, Readiness, Report};
 use crate::clock;
-use crate::config::OriginConfig;
+use crate::config::{OriginConfig, OriginPop};
 use crate::exit::Exit;
 use crate::observe::access::AccessLog;
 use crate::observe::event::{Event, Events, What};
@@ -284,7 +284,7 @@ fn start_workers(
 
 /// The links that `worker` of `count` carries: those of one PoP lie on different workers, here and, from seat `first` on, there.
 fn holders(config: &OriginConfig, worker: usize, count: usize, first: u8) -> Vec<Holder> {
-    let all = config.pops.iter().enumerate().flat_map(|(pop, address)| {
+    let all = config.pops.iter().enumerate().flat_map(|(pop, OriginPop { address, .. })| {
         let seats = (0..config.tunnel.links).zip((0..=u8::MAX).cycle().skip(first.into()));
         seats.map(move |(number, seat)| {
             (pop + number, Holder { pop, address: address.clone(), worker, seat, known: Vec::new() })

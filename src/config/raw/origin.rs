@@ -3,13 +3,13 @@
 //! Called by `OriginConfig`. Holds the ranges of its keys; the defaults are those of the checked structs.
 
 use super::files::certificates;
-use super::item::{Seen, once, some};
+use super::item::{Item, Seen, once, some};
 use super::names::{admin, authority, name, pop_address, tls_name, upstream};
 use super::numbers::{LONGEST, SHORTEST, duration, number, size};
 use super::section::Section;
 use super::shared::{drain, log, tunnel_identity, tunnel_limits, workers};
 use crate::config::origin::{BACKOFF_MAX, DIAL_TIMEOUT, LINKS, POPS_WANTED};
-use crate::config::{OriginConfig, OriginService, OriginTunnel, UpstreamLimits};
+use crate::config::{OriginConfig, OriginPop, OriginService, OriginTunnel, PopAddress, UpstreamLimits};
 use crate::tunnel::identity::Identity;
 
 /// More PoPs than anyone names.
@@ -19,7 +19,7 @@ const POPS_MAX: usize = 1_000;
 pub fn origin(top: &mut Section<'_>) -> Option<OriginConfig> {
     let name = top.required("name", "\"gw-1\"", name);
     let seen = Seen::default();
-    let pops = top.required("pops", "[\"pop-a.example.net:7844\"]", some(once(&seen, pop_address)));
+    let pops = top.required("pops", "[\"pop-a.example.net:7844\"]", some(|item| pop(item, &seen)));
     // If the PoPs are wrong, how many of them are wanted cannot be.
     let count = pops.as_ref().map_or(POPS_MAX, Vec::len);
     let pops_wanted = top.or("pops_wanted", POPS_WANTED.min(count), number(1..=count));
@@ -39,6 +39,17 @@ pub fn origin(top: &mut Section<'_>) -> Option<OriginConfig> {
         drain,
         log,
     })
+}
+
+/// The address of a PoP, or `{ address, domain }`. No address twice.
+fn pop(item: &Item<'_>, seen: &Seen<PopAddress>) -> Option<OriginPop> {
+    let address = once(seen, pop_address);
+    let Some(mut section) = Section::inline(item) else {
+        return Some(OriginPop { address: address(item)?, domain: None });
+    };
+    let address = section.required("address", "\"pop-a.example.net:7844\"", address);
+    let domain = section.optional("domain", name);
+    Some(OriginPop { address: address?, domain })
 }
 
 /// `[tunnel]`

@@ -28,6 +28,13 @@ impl<'a> Section<'a> {
         Self { sheet, title: String::new(), span: 0..0, entries: Some(entries), asked: Vec::new() }
     }
 
+    /// A table that is the value of a key, or one of several.
+    pub fn inline(item: &Item<'a>) -> Option<Self> {
+        let DeValue::Table(entries) = item.value.get_ref() else { return None };
+        let title = format!("a table of `{}`", item.key);
+        Some(Self { sheet: item.sheet, title, span: item.value.span(), entries: Some(entries), asked: Vec::new() })
+    }
+
     /// Whether `key` is in the file.
     pub fn has(&self, key: &str) -> bool {
         self.entries.is_some_and(|entries| entries.contains_key(key))

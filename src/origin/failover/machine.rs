@@ -1,15 +1,19 @@
 //! Which PoPs to hold tunnels to (sans-IO). PoPs come in order of preference; the first healthy ones up to the wanted
 //! number are held, the next one is kept warm, and whatever fails is replaced by the next at once while it is redialled.
 //!
-//! The order is that of the configuration, but for two things: the PoP that the operator chose comes first, and those that
-//! a draining PoP named come right behind it.
+//! The order is that of the configuration, but for three things: the PoP that the operator chose comes first, those that
+//! a draining PoP named come right behind it, and the last of those that count prefers another failure domain if the ones
+//! before it share one.
 //!
-//! Invariants, checked after every event: at least `wanted` PoPs that have not failed are held, if there are as many;
-//! a PoP with ready links is let go only while `wanted` preferred ones are ready and settled; everything preferred to a
-//! held PoP is held.
+//! Invariants, checked after every event: at least `wanted` PoPs that have not failed are held, if there are as many, and
+//! in two failure domains, if two are wanted and there are such; a PoP with ready links is let go only while `wanted`
+//! preferred ones are ready and settled; everything preferred to a held PoP is held.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+/// Failure domains that those held, or held and warm, are spread over.
+const DOMAINS: usize = 2;
 /// A PoP that came back must stay this long before its replacement is let go; doubled with each further loss.
 const SETTLE: Duration = Duration::from_secs(10);
 /// Longest settling time.
@@ -41,6 +45,8 @@ enum Health {
 
 #[derive(Clone, Debug)]
 struct Pop {
+    /// What may fail at once with others of the same domain.
+    domain: usize,
     ready: usize,
     health: Health,
     losses: u32,
@@ -94,10 +100,11 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// `count` PoPs in order of preference, of which `wanted` shall be held.
-    pub fn new(count: usize, wanted: usize, now: Instant) -> Self {
-        let pop = Pop { ready: 0, health: Health::Unknown, losses: 0, role: Role::Off, next: Vec::new() };
-        let mut machine = Self { pops: vec![pop; count], wanted, choice: None };
+    /// PoPs in order of preference by their failure domains, of which `wanted` shall be held.
+    pub fn new(domains: impl IntoIterator<Item = usize>, wanted: usize, now: Instant) -> Self {
+        let pop =
+            |domain| Pop { domain, ready: 0, health: Health::Unknown, losses: 0, role: Role::Off, next: Vec::new() };
+        let mut machine = Self { pops: domains.into_iter().map(pop).collect(), wanted, choice: None };
         machine.assign(now);
         machine
     }
@@ -209,8 +216,27 @@ impl Machine {
         up >= self.wanted.min(self.pops.len().saturating_sub(1)) && there
     }
 
-    /// The PoPs, the preferred first.
-    fn order(&self) -> Vec<usize> {
+    /// The PoPs, the preferred first: as [`Self::preference`] has them, but that the healthy ones up to the last that is
+    /// held (or the warm one, if only one is) do not all share a domain while others are left to try.
+    fn order(&self, now: Instant) -> Vec<usize> {
+        let mut rest = self.preference();
+        let mut order = Vec::with_capacity(rest.len());
+        let (mut healthy, mut only) = (0, None);
+        while !rest.is_empty() {
+            let shared = only.filter(|_| healthy + 1 == self.wanted.max(DOMAINS));
+            let elsewhere = |index: &usize| self.pops.get(*index).is_some_and(|pop| Some(pop.domain) != shared);
+            let index = rest.remove(rest.iter().position(elsewhere).unwrap_or(0));
+            order.push(index);
+            if let Some(pop) = self.pops.get(index).filter(|pop| pop.standing(now).0) {
+                only = (healthy == 0 || only == Some(pop.domain)).then_some(pop.domain);
+                healthy += 1;
+            }
+        }
+        order
+    }
+
+    /// The PoPs in the order of the configuration, the operator and draining PoPs.
+    fn preference(&self) -> Vec<usize> {
         let mut order = Vec::with_capacity(self.pops.len());
         let configured =
             self.pops.iter().enumerate().flat_map(|(index, pop)| [index].into_iter().chain(pop.next.clone()));
@@ -227,7 +253,7 @@ impl Machine {
         self.judge_choice(now);
         let (mut healthy, mut settled) = (0, 0);
         let (mut warm, mut warm_settled) = (false, false);
-        for index in self.order() {
+        for index in self.order(now) {
             let Some(pop) = self.pops.get_mut(index) else { continue };
             let had = std::mem::replace(&mut pop.role, Role::Off);
             let (is_healthy, is_settled) = pop.standing(now);
@@ -263,7 +289,11 @@ impl Machine {
         let held_healthy = self.pops.iter().filter(|pop| pop.role == Role::Held).filter(healthy).count();
         let all_healthy = self.pops.iter().filter(healthy).count();
         debug_assert!(held_healthy >= self.wanted.min(all_healthy), "{self:?}");
-        let ordered: Vec<_> = self.order().into_iter().filter_map(|index| self.pops.get(index)).collect();
+        let domains = |pops: &mut dyn Iterator<Item = &Pop>| pops.map(|pop| pop.domain).collect::<BTreeSet<_>>().len();
+        let held = domains(&mut self.pops.iter().filter(|pop| pop.role == Role::Held).filter(healthy));
+        let there = domains(&mut self.pops.iter().filter(healthy));
+        debug_assert!(held >= DOMAINS.min(self.wanted).min(there), "{self:?}");
+        let ordered: Vec<_> = self.order(now).into_iter().filter_map(|index| self.pops.get(index)).collect();
         debug_assert_eq!(ordered.len(), self.pops.len(), "{self:?}");
         let last_needed = ordered.iter().rposition(|pop| pop.role == Role::Held && pop.ready == 0);
         let hole = ordered.iter().position(|pop| pop.role != Role::Held);

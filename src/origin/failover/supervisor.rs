@@ -10,13 +10,15 @@ use tokio::sync::{Notify, watch};
 
 use super::machine::{Chosen, MIGRATE_TIMEOUT, Machine, Role};
 use crate::clock;
-use crate::config::PopAddress;
+use crate::config::{OriginPop, PopAddress};
 use crate::observe::event::{Event, Events, What};
 
 /// One PoP as its links' tasks see it.
 pub struct Pop {
     /// Where it is.
     pub address: PopAddress,
+    /// What may fail at once with others of the same domain.
+    domain: Option<String>,
     role: watch::Sender<Role>,
     /// Its name, once its certificate was seen.
     name: Mutex<Option<Arc<str>>>,
@@ -50,14 +52,15 @@ pub struct Supervisor {
 
 impl Supervisor {
     /// PoPs in order of preference, of which `wanted` shall be held.
-    pub fn new(addresses: &[PopAddress], wanted: usize, events: Events) -> Arc<Self> {
-        let machine = Machine::new(addresses.len(), wanted, clock::now());
-        let pop = |(index, address): (usize, &PopAddress)| Pop {
+    pub fn new(configured: &[OriginPop], wanted: usize, events: Events) -> Arc<Self> {
+        let machine = Machine::new(domains(configured), wanted, clock::now());
+        let pop = |(index, OriginPop { address, domain }): (usize, &OriginPop)| Pop {
             address: address.clone(),
+            domain: domain.clone(),
             role: watch::Sender::new(machine.role(index)),
             name: Mutex::default(),
         };
-        let pops = addresses.iter().enumerate().map(pop).collect();
+        let pops = configured.iter().enumerate().map(pop).collect();
         Arc::new(Self {
             pops,
             machine: Mutex::new(machine),
@@ -172,6 +175,7 @@ impl Supervisor {
             json!({
                 "pop": pop.name().as_deref(),
                 "address": pop.address.to_string(),
+                "domain": pop.domain,
                 "role": format!("{:?}", machine.role(index)),
                 "ready": machine.ready(index),
                 "chosen": machine.chosen(index) != Chosen::No,
@@ -193,6 +197,12 @@ impl Supervisor {
             }
         }
     }
+}
+
+/// Numbers of the failure domains: that of the first PoP there, which without a domain is the PoP itself.
+fn domains(pops: &[OriginPop]) -> impl Iterator<Item = usize> {
+    let first = |domain: &String| pops.iter().position(|pop| pop.domain.as_ref() == Some(domain));
+    pops.iter().enumerate().map(move |(index, pop)| pop.domain.as_ref().and_then(first).unwrap_or(index))
 }
 
 impl Pop {
@@ -224,7 +234,7 @@ mod tests {
     use super::*;
 
     fn supervisor() -> Arc<Supervisor> {
-        let pop = |host: &str, port| PopAddress { host: host.into(), port };
+        let pop = |host: &str, port| OriginPop { address: PopAddress { host: host.into(), port }, domain: None };
         let supervisor = Supervisor::new(&[pop("a.test", 1), pop("b.test", 1), pop("b.test", 2)], 1, Events::default());
         supervisor.pops()[0].set_name(&"pop-a".into());
         supervisor
@@ -241,6 +251,16 @@ mod tests {
         let unknown = supervisor.find("pop-x").unwrap_err().to_string();
         assert!(unknown.contains("a.test:1 (pop-a), b.test:1, b.test:2"), "{unknown}");
         assert_eq!(supervisor.places(&["b.test:2".into(), "c.test:1".into()]), [2]);
+    }
+
+    #[test]
+    fn pops_of_one_domain_share_a_number_and_those_without_one_have_their_own() {
+        let pop = |domain: Option<&str>| OriginPop {
+            address: PopAddress { host: "a.test".into(), port: 1 },
+            domain: domain.map(str::to_owned),
+        };
+        let pops = [pop(None), pop(Some("fra")), pop(Some("ams")), pop(Some("fra")), pop(None)];
+        assert_eq!(domains(&pops).collect::<Vec<_>>(), [0, 1, 2, 1, 4]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -131,6 +131,8 @@ pub struct Link {
     in_flight: AtomicUsize,
     outbox: Mutex<Outbox>,
     wake: Notify,
+    /// What waits in the outbox is to go now.
+    hurry: AtomicBool,
     overflow: AtomicBool,
     /// Probes sent.
     probes: AtomicU64,
@@ -226,7 +228,7 @@ impl Link {
     /// Something outside says that the path is broken. It is probed; only silence makes it suspect.
     pub(super) fn hint(&self) {
         if !self.hinted.swap(true, Ordering::Relaxed) {
-            self.wake.notify_one();
+            self.flush();
         }
     }
 
@@ -265,7 +267,7 @@ impl Link {
 
     pub(super) fn attach(&self) {
         if self.in_flight.fetch_add(1, Ordering::Relaxed) == 0 {
-            // An idle link ticks slowly: heartbeats begin now.
+            // An idle link ticks slowly: heartbeats begin now. What waits in the outbox is no reason for a packet.
             self.wake.notify_one();
         }
     }
@@ -284,8 +286,13 @@ impl Link {
         }
         if urgent || outbox.acks.len() >= ACK_BATCH {
             drop(outbox);
-            self.wake.notify_one();
+            self.flush();
         }
+    }
+
+    fn flush(&self) {
+        self.hurry.store(true, Ordering::Relaxed);
+        self.wake.notify_one();
     }
 
     /// Queues a control frame.
@@ -297,7 +304,7 @@ impl Link {
             frame.encode(&mut outbox.frames);
         }
         drop(outbox);
-        self.wake.notify_one();
+        self.flush();
     }
 
     fn take_outbox(&self) -> Bytes {
@@ -436,6 +443,7 @@ pub async fn handshake(
         in_flight: AtomicUsize::new(0),
         outbox: Mutex::default(),
         wake: Notify::new(),
+        hurry: AtomicBool::new(false),
         overflow: AtomicBool::new(false),
         probes: AtomicU64::new(0),
         hinted: AtomicBool::new(false),
@@ -515,7 +523,7 @@ async fn drive_control(link: &Arc<Link>, control: &mut ControlStream, owner: &dy
             () = tokio::time::sleep_until(pulse.due()) => { due = true; pulse.tick(owner) }
             written = write_some(send, &mut out), if !out.is_empty() => written,
             frame = read_frame(recv, decoder) => frame.map(|frame| handle(link, owner, frame)),
-            () = link.wake.notified(), if out.is_empty() => { due = true; Ok(()) }
+            () = link.wake.notified(), if out.is_empty() => { due |= link.hurry.swap(false, Ordering::Relaxed); Ok(()) }
         };
         if link.hinted.swap(false, Ordering::Relaxed) {
             pulse.handle_hint();

@@ -1,7 +1,7 @@
 //! One UDP socket as quinn sees it. Made by [`endpoint`](super::endpoint) and [`rebind`](super::rebind); owns the socket
 //! and what was read from it and not handed on yet; knows nothing of QUIC.
 //!
-//! It differs from quinn's own in four ways, each for a reason:
+//! It differs from quinn's own in five ways, each for a reason:
 //! - *Packets share memory by fours.* The kernel hands over up to 64 packets of a peer in one buffer (GRO), and quinn
 //!   keeps such a buffer while one packet of it is unread: a stalled stream pinned the memory of all its neighbours'
 //!   packets. Memory of its own for each costs bulk 10 %, for each four next to nothing.
@@ -9,6 +9,8 @@
 //!   Linux reports there (ENOMEM, ENETDOWN, an ICMP error) is about a moment or one peer.
 //! - *A socket that gave one packet is empty*: it is not read once more to be told so. One that gave many is: more came
 //!   meanwhile, and a turn of the event loop for each few packets costs bulk 15 %.
+//! - *What a connection sends in full batches leaves in larger ones* ([`super::batch`]), at the latest when everything that
+//!   was due in this turn of the event loop has been done.
 //! - *That packets can be sent is asked only after one could not.* The kernel tells it after every packet that left, and
 //!   each time the process wakes up for nothing.
 
@@ -19,7 +21,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use parking_lot::Mutex;
 use quinn::udp::{BATCH_SIZE, RecvMeta, Transmit, UdpSocketState};
@@ -27,6 +29,7 @@ use quinn::{AsyncUdpSocket, UdpPoller};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use super::batch::{Batch, Offer};
 use super::unreachable::{ErrorQueue, Unreachable};
 
 /// Receive errors in a row after which the socket counts as broken.
@@ -46,6 +49,7 @@ pub(super) struct Datagrams {
     full: AtomicBool,
     /// The socket once more, registered for what can be sent, while `full`.
     room: Mutex<Option<Arc<AsyncFd<UdpSocket>>>>,
+    waiting: Mutex<Waiting>,
     received: Mutex<Received>,
     errors: Option<ErrorQueue>,
 }
@@ -59,7 +63,8 @@ impl Datagrams {
         let errors = unreachable.and_then(|tell| ErrorQueue::watch(&socket, tell).ok());
         let io = register(socket, Interest::READABLE)?;
         let (full, room) = (AtomicBool::new(false), Mutex::new(None));
-        Ok(Arc::new(Self { io, state, full, room, received: Mutex::new(Received::new()), errors }))
+        let (waiting, received) = (Mutex::default(), Mutex::new(Received::new()));
+        Ok(Arc::new(Self { io, state, full, room, waiting, received, errors }))
     }
 
     /// The registration that tells when there is room: one for all who wait.
@@ -71,6 +76,43 @@ impl Datagrams {
         // A descriptor of its own: an epoll takes each only once.
         let registered = Arc::new(register(self.io.get_ref().try_clone()?, Interest::WRITABLE)?);
         Ok(room.insert(registered).clone())
+    }
+
+    fn send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+        let sent = self.state.send(self.io.get_ref().into(), transmit);
+        if sent.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock) {
+            self.full.store(true, Ordering::Relaxed);
+        }
+        sent
+    }
+
+    /// Sends what waits. Of errors only a full socket is worth another attempt.
+    fn flush(&self, batch: &mut Batch) -> io::Result<()> {
+        if let Some(transmit) = batch.transmit() {
+            match self.send(&transmit) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(error),
+                Ok(()) | Err(_) => batch.clear(),
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends what waits, unless more of it came since the last turn.
+    fn poll_flush(&self, cx: &mut Context<'_>) {
+        let Waiting { batch, endpoint } = &mut *self.waiting.lock();
+        if endpoint.as_ref().is_none_or(|known| !known.will_wake(cx.waker())) {
+            *endpoint = Some(cx.waker().clone());
+        }
+        if batch.has_grown() {
+            return cx.waker().wake_by_ref();
+        }
+        while self.flush(batch).is_err() {
+            let Ok(room) = self.room() else { return batch.clear() };
+            if room.poll_write_ready(cx).is_pending() {
+                return;
+            }
+            self.handle_room();
+        }
     }
 
     fn handle_room(&self) {
@@ -97,11 +139,21 @@ impl AsyncUdpSocket for Datagrams {
     }
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
-        let sent = self.state.send(self.io.get_ref().into(), transmit);
-        if sent.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock) {
-            self.full.store(true, Ordering::Relaxed);
+        let Waiting { batch, endpoint } = &mut *self.waiting.lock();
+        loop {
+            match batch.offer(transmit) {
+                Offer::Waits => endpoint.iter().for_each(Waker::wake_by_ref),
+                // It took them: should there be no room, they are sent later.
+                Offer::Complete if self.flush(batch).is_err() => endpoint.iter().for_each(Waker::wake_by_ref),
+                Offer::Complete => {}
+                Offer::Apart if batch.is_empty() => return self.send(transmit),
+                Offer::Apart => {
+                    self.flush(batch)?;
+                    continue;
+                }
+            }
+            return Ok(());
         }
-        sent
     }
 
     fn poll_recv(
@@ -113,6 +165,7 @@ impl AsyncUdpSocket for Datagrams {
         if let Some(errors) = &self.errors {
             errors.poll(cx);
         }
+        self.poll_flush(cx);
         let mut received = self.received.lock();
         loop {
             let handed = received.hand_on(bufs, metas);
@@ -149,6 +202,22 @@ impl AsyncUdpSocket for Datagrams {
 
     fn may_fragment(&self) -> bool {
         self.state.may_fragment()
+    }
+}
+
+/// Datagrams that leave with those that are likely to follow.
+#[derive(Default)]
+struct Waiting {
+    batch: Batch,
+    /// The endpoint's task: it is there in every turn of the event loop in which one of its connections was.
+    endpoint: Option<Waker>,
+}
+
+impl Drop for Datagrams {
+    fn drop(&mut self) {
+        let waiting = std::mem::take(&mut *self.waiting.lock());
+        let mut batch = waiting.batch;
+        let _ = self.flush(&mut batch);
     }
 }
 
@@ -385,6 +454,47 @@ mod tests {
             datagrams.full.store(true, Ordering::Relaxed);
             wait().await;
             assert!(!datagrams.full.load(Ordering::Relaxed) && datagrams.room.lock().is_none());
+        }
+    }
+
+    #[tokio::test]
+    async fn what_waits_for_more_leaves_when_none_comes_and_before_anything_else() {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let datagrams = Datagrams::new(socket, None).unwrap();
+        let peer = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let (full, destination) = ([7; 1_000], peer.local_addr().unwrap());
+        let send = |contents: &[u8], segment_size| {
+            datagrams.try_send(&Transmit { destination, ecn: None, contents, segment_size, src_ip: None }).unwrap();
+        };
+        let arrive = async |lengths: Vec<usize>| {
+            for length in lengths {
+                let mut memory = [0; 2_000];
+                let received = tokio::time::timeout(std::time::Duration::from_secs(20), peer.recv(&mut memory)).await;
+                assert_eq!(received.unwrap().unwrap(), length);
+            }
+        };
+        let endpoint = {
+            let datagrams = datagrams.clone();
+            std::future::poll_fn(move |cx| {
+                let (mut memory, mut meta) = ([0; 16], [RecvMeta::default()]);
+                datagrams.poll_recv(cx, &mut [IoSliceMut::new(&mut memory)], &mut meta).map(drop)
+            })
+        };
+        let turns = async {
+            tokio::task::yield_now().await;
+            send(&full, Some(100));
+            send(&full, Some(100));
+            assert!(!datagrams.waiting.lock().batch.is_empty());
+            arrive(vec![100; 20]).await;
+            send(&full, Some(100));
+            send(&[1; 30], None);
+            send(&[1; 40], None);
+            arrive([vec![100; 10], vec![30, 40]].concat()).await;
+        };
+        tokio::select! {
+            biased;
+            () = endpoint => panic!("nobody sent to it"),
+            () = turns => {}
         }
     }
 }

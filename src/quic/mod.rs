@@ -3,6 +3,7 @@
 //!
 //! Called by the edge's HTTP/3 listener and by both ends of the tunnel. Knows nothing of what runs on a connection.
 
+mod batch;
 mod cid;
 mod datagrams;
 mod keys;

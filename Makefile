@@ -4,7 +4,8 @@
 # make sim     the tunnel in 10,000 simulated outages; SEEDS=n for another number
 # make outages   gateways, PoPs, links and upstreams killed, stopped and drained under load; prints what clients noticed
 # make interop      QUIC and HTTP/3 with stacks that others wrote, and the chain on bad links (root; about 20 minutes)
-# make interop-ci   the part of it that .ci/run has (root; about three minutes)
+# make interop-ci   the part of it that .ci/run has (root; about three minutes). What a machine cannot do is said and
+#                   left out; INTEROP_REQUIRED=1 makes that a failure
 # make bench   the chain under load beside its peers; prints the numbers of README.md
 
 CARGO ?= cargo
@@ -20,7 +21,7 @@ INTEROP_SEED := $(if $(SEED),--seed $(SEED))
 # What passed every time, also on a machine loaded five times over.
 INTEROP_CI := --clients trunkline,aioquic,curl --servers trunkline,aioquic,nginx,haproxy --jobs 3 \
   --cases handshake,longrtt,chacha20,multiplexing,retry,resumption,zerortt,http3,keyupdate,ecn,amplificationlimit,transferloss,transfercorruption,ipv6,v2,rebind-port,rebind-addr \
-  --chain drain-under-transfers,pop-goes-dark,tunnel-dark-for-2s,rebind-while-links-close,gateway-behind-nat,retry-on-tunnel
+  --minutes 20 --chain drain-under-transfers,pop-goes-dark,tunnel-dark-for-2s,rebind-while-links-close,gateway-behind-nat,retry-on-tunnel
 
 .PHONY: demo test check sim outages bench interop interop-ci interop-programs
 
@@ -49,16 +50,16 @@ interop-programs:
 	$(CARGO) test --features interop --test interop --no-run
 
 interop: interop-programs
-	$(INTEROP) all $(INTEROP_SEED)
+	INTEROP_REQUIRED=1 $(INTEROP) all $(INTEROP_SEED)
 
-# Without root it is left out, and says so; where CI is set that is a failure.
 ifeq ($(shell id -u),0)
 interop-ci: interop-programs
 	$(INTEROP) all $(INTEROP_CI) $(INTEROP_SEED)
 else
 interop-ci:
-	@echo "interop-ci: SKIPPED, since network namespaces and TUN devices need root. Run it with: sudo --preserve-env=PATH,HOME make interop-ci"
-	@test -z "$$CI"
+	@echo "*** interop-ci: SKIPPED, since network namespaces and TUN devices need root."
+	@echo "*** Run it with: sudo --preserve-env=PATH,HOME make interop-ci"
+	@test "$$INTEROP_REQUIRED" != 1
 endif
 
 bench:

@@ -3,10 +3,12 @@
 //!
 //! Called by `make interop` and `make interop-ci`. Needs root, for namespaces and TUN devices.
 
+mod attempts;
 mod case;
 mod certificates;
 mod chain;
 mod judge;
+mod machine;
 mod matrix;
 mod net;
 mod peers;
@@ -15,17 +17,20 @@ mod quic;
 mod report;
 mod run;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand};
 use trunkline::clock;
 
+use attempts::Attempts;
 use case::{CASES, Case};
 use net::namespace;
+use peers::Peer;
 use quic::keylog::KeyLog;
 use quic::trace::Trace;
 use report::Record;
@@ -94,6 +99,9 @@ struct Common {
     /// Writes all results here, as JSON.
     #[arg(long)]
     json: Option<PathBuf>,
+    /// Begins nothing after so many minutes; what is left out is said, and is no failure.
+    #[arg(long)]
+    minutes: Option<u64>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -119,10 +127,10 @@ struct Choice {
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
-        What::All { choice, chain } => prepare().and_then(|()| run_all(&choice, &chain)),
-        What::Matrix(choice) => prepare().and_then(|()| run_matrix(&choice)),
-        What::Chain(alone) => prepare().and_then(|()| run_chain(&alone)),
-        What::Link => prepare().and_then(|()| link()).map(|()| true),
+        What::All { choice, chain } => in_networks(|| run_all(&choice, &chain)),
+        What::Matrix(choice) => in_networks(|| run_matrix(&choice)),
+        What::Chain(alone) => in_networks(|| run_chain(&alone)),
+        What::Link => in_networks(|| link().map(|()| true)),
         What::Show { capture, keys, port } => show(&capture, &keys, port).map(|()| true),
         What::Chromium { arguments } => peers::run_chromium(&arguments).map(|()| true),
     };
@@ -137,15 +145,15 @@ fn main() -> ExitCode {
     }
 }
 
-/// Root, no leftovers, and an orderly end on a signal. Must run before any thread starts.
-fn prepare() -> Outcome<()> {
-    // SAFETY: a plain system call.
-    if unsafe { libc::geteuid() } != 0 {
-        return Err("network namespaces and TUN devices need root: run it with sudo".into());
-    }
+/// Does `work` where networks can be made: no leftovers, and an orderly end on a signal. Elsewhere all of it is left out, and
+/// that is said. Must run before any thread starts.
+fn in_networks(work: impl FnOnce() -> Outcome<bool>) -> Outcome<bool> {
     end_on_signals()?;
     namespace::remove_leftovers();
-    Ok(())
+    match machine::lacks() {
+        None => work(),
+        Some(lack) => Ok(machine::skipped("everything", &lack)),
+    }
 }
 
 /// SIGINT and SIGTERM: a thread waits for them, removes the namespaces and ends this process; its children die with it.
@@ -170,6 +178,21 @@ fn end_on_signals() -> Outcome<()> {
     Ok(())
 }
 
+/// After the last minute in which something may begin: what is under way ends by deadlines of its own, and so do second tries.
+const OVERTIME: Duration = Duration::from_secs(60 * 60);
+
+/// Ends this process after so long, whatever it is doing: nobody waits for a runner that hangs.
+fn end_for_good(after: Duration) -> Outcome<()> {
+    let wait = move || {
+        thread::sleep(after);
+        let _ = writeln!(std::io::stderr(), "interop-runner: not over after {after:?}");
+        namespace::remove_own();
+        std::process::exit(3);
+    };
+    thread::Builder::new().name("deadline".to_owned()).spawn(wait)?;
+    Ok(())
+}
+
 /// Where and with which luck everything happens, and what came out so far.
 struct Session {
     seed: u64,
@@ -177,6 +200,10 @@ struct Session {
     /// The matrix and our own cases are told apart.
     groups: Vec<Vec<Record>>,
     versions: BTreeMap<String, String>,
+    /// After that nothing begins.
+    end: Option<Instant>,
+    /// Nothing was left out, or that is as good as passing here.
+    complete: bool,
 }
 
 impl Session {
@@ -184,38 +211,56 @@ impl Session {
         let seed = common.seed.unwrap_or_else(|| fastrand::u64(..1 << 32));
         let folder = run_folder()?;
         writeln!(std::io::stdout(), "seed {seed}; logs in {}", folder.display())?;
-        Ok(Self { seed, folder, groups: Vec::new(), versions: BTreeMap::new() })
+        let minutes = common.minutes.map(|minutes| Duration::from_secs(60 * minutes));
+        if let Some(minutes) = minutes {
+            end_for_good(minutes + OVERTIME)?;
+        }
+        let end = minutes.map(|minutes| clock::now() + minutes);
+        Ok(Self { seed, folder, groups: Vec::new(), versions: BTreeMap::new(), end, complete: true })
     }
 
     fn matrix(&mut self, choice: &Choice) -> Outcome<()> {
         let peers = peers::all();
-        let pairs = matrix::pairs(&peers, &choice.servers, &choice.clients, choice.foreign)?;
+        let mut pairs = matrix::pairs(&peers, &choice.servers, &choice.clients, choice.foreign)?;
         let cases = chosen_cases(&choice.cases)?;
-        for peer in pairs.iter().flat_map(|(server, client)| [server, client]) {
-            if !self.versions.contains_key(peer.name()) {
-                let version = peer.version()?;
-                writeln!(std::io::stdout(), "{} {version}", peer.name())?;
-                self.versions.insert(peer.name().to_owned(), version);
-            }
-        }
-        let matrix = matrix::Matrix {
-            cases,
-            pairs,
-            seed: self.seed,
-            jobs: choice.jobs,
-            folder: &self.folder,
-            keep: choice.common.keep,
-        };
-        self.groups.push(matrix.run());
+        self.bring(&pairs)?;
+        pairs.retain(|(server, client)| [server, client].iter().all(|peer| self.versions.contains_key(peer.name())));
+        let tasks = matrix::tasks(&cases, &pairs, self.seed, &self.folder);
+        self.groups.push(self.attempts(choice.jobs, &choice.common).all(&tasks));
         Ok(())
     }
 
-    fn chain(&mut self, cases: &[String], common: &Common) {
-        self.groups.push(chain::run(cases, self.seed, &self.folder, common.keep));
+    /// Learns the version of each peer, for which it must be here. Those that cannot be had are left out, but for our own.
+    fn bring(&mut self, pairs: &[(&dyn Peer, &dyn Peer)]) -> Outcome<()> {
+        let mut seen = BTreeSet::new();
+        for peer in pairs.iter().flat_map(|(server, client)| [*server, *client]) {
+            if !seen.insert(peer.name()) {
+                continue;
+            }
+            match peer.version() {
+                Ok(version) => {
+                    writeln!(std::io::stdout(), "{} {version}", peer.name())?;
+                    self.versions.insert(peer.name().to_owned(), version);
+                }
+                Err(error) if peer.name() == peers::OURS => return Err(error),
+                Err(error) => self.complete &= machine::skipped(peer.name(), &error.to_string()),
+            }
+        }
+        Ok(())
+    }
+
+    fn chain(&mut self, cases: &[String], common: &Common) -> Outcome<()> {
+        let tasks = chain::tasks(cases, self.seed, &self.folder)?;
+        self.groups.push(self.attempts(1, common).all(&tasks));
+        Ok(())
+    }
+
+    fn attempts(&self, jobs: usize, common: &Common) -> Attempts {
+        Attempts { jobs, keep: common.keep, end: self.end }
     }
 
     /// Prints and writes what came out; whether nothing failed.
-    fn conclude(self, common: &Common) -> Outcome<bool> {
+    fn conclude(mut self, common: &Common) -> Outcome<bool> {
         let mut out = std::io::stdout();
         let tables = report::tables(&self.groups, &self.versions, self.seed);
         writeln!(out, "\n{tables}")?;
@@ -223,15 +268,18 @@ impl Session {
         let records = self.groups.concat();
         let json = common.json.clone().unwrap_or_else(|| self.folder.join("result.json"));
         report::write_json(&json, &records, &self.versions)?;
+        if report::skipped(&records) > 0 {
+            self.complete &= machine::skipped("some runs", "no time was left for them");
+        }
         writeln!(out, "{}", report::count(&records))?;
-        Ok(report::failed(&records) == 0)
+        Ok(report::failed(&records) == 0 && self.complete)
     }
 }
 
 fn run_all(choice: &Choice, chain: &[String]) -> Outcome<bool> {
     let mut session = Session::start(&choice.common)?;
     session.matrix(choice)?;
-    session.chain(chain, &choice.common);
+    session.chain(chain, &choice.common)?;
     session.conclude(&choice.common)
 }
 
@@ -243,7 +291,7 @@ fn run_matrix(choice: &Choice) -> Outcome<bool> {
 
 fn run_chain(alone: &Alone) -> Outcome<bool> {
     let mut session = Session::start(&alone.common)?;
-    session.chain(&alone.cases, &alone.common);
+    session.chain(&alone.cases, &alone.common)?;
     session.conclude(&alone.common)
 }
 

@@ -1,83 +1,42 @@
-//! The matrix: every case with every pair that was asked for, several at once, each with a seed of its own.
+//! The matrix: every case with every pair that was asked for, each with a seed of its own.
 //!
-//! Called by main. A run that fails is run again with the same seed; both outcomes are reported, and it counts as failed.
+//! Called by main, which runs what is listed here.
 
-use std::io::Write;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
-
-use parking_lot::Mutex;
-use trunkline::clock;
 
 use super::Outcome;
+use super::attempts::Task;
 use super::case::Case;
 use super::judge::Verdict;
-use super::peers::Peer;
-use super::report::Record;
-use super::run::{Plan, tidy};
+use super::peers::{OURS, Peer};
+use super::run::Plan;
 
-/// What to run.
-pub struct Matrix<'a> {
-    /// The cases.
-    pub cases: Vec<&'static Case>,
-    /// Server and client of each pair.
-    pub pairs: Vec<(&'a dyn Peer, &'a dyn Peer)>,
-    /// All luck follows from it.
-    pub seed: u64,
-    /// Runs at once.
-    pub jobs: usize,
-    /// A folder of its own.
-    pub folder: &'a Path,
-    /// Keep what runs that passed have left.
-    pub keep: bool,
+/// Every case with every pair of a server and a client, in the order of cases.
+pub fn tasks<'a>(
+    cases: &[&'static Case],
+    pairs: &[(&'a dyn Peer, &'a dyn Peer)],
+    seed: u64,
+    folder: &Path,
+) -> Vec<Task<'a>> {
+    cases
+        .iter()
+        .flat_map(|case| pairs.iter().map(|(server, client)| task(case, *server, *client, seed, folder)))
+        .collect()
 }
 
-impl Matrix<'_> {
-    /// Runs all; the records are in the order of cases, then pairs.
-    pub fn run(&self) -> Vec<Record> {
-        let plans: Vec<_> =
-            self.cases.iter().flat_map(|case| self.pairs.iter().map(move |pair| (*case, *pair))).collect();
-        let next = AtomicUsize::new(0);
-        let records = Mutex::new(Vec::new());
-        let worker = || {
-            loop {
-                let number = next.fetch_add(1, Ordering::Relaxed);
-                let Some((case, (server, client))) = plans.get(number) else { break };
-                let record = self.one(case, *server, *client);
-                // Whoever closed stdout does not want to know.
-                let _ = writeln!(std::io::stdout(), "{}", record.line());
-                records.lock().push((number, record));
-            }
-        };
-        thread::scope(|scope| {
-            for _ in 0..self.jobs.max(1) {
-                scope.spawn(worker);
-            }
-        });
-        let mut records = records.into_inner();
-        records.sort_by_key(|(number, _)| *number);
-        records.into_iter().map(|(_, record)| record).collect()
-    }
-
-    fn one(&self, case: &'static Case, server: &dyn Peer, client: &dyn Peer) -> Record {
-        let (server_name, client_name) = (server.name(), client.name());
-        let seed = derive(self.seed, &[case.name, server_name, client_name]);
-        let started = clock::now();
-        let run = |attempt: &str| {
-            let folder =
-                self.folder.join(format!("{server_name}_{client_name}")).join(format!("{}{attempt}", case.name));
-            let verdict = Plan { case, server, client, seed, folder: &folder }.run();
-            let verdict = verdict.unwrap_or_else(|error| Verdict::Failed(format!("the runner: {error}")));
-            if !self.keep && !matches!(verdict, Verdict::Failed(_)) {
-                tidy(&folder);
-            }
-            verdict
-        };
-        let verdict = run("");
-        let again = matches!(verdict, Verdict::Failed(_)).then(|| run("-again"));
-        let (case, pair) = (case.name.to_owned(), format!("{client_name} -> {server_name}"));
-        Record { case, pair, seed, verdict, again, took: clock::now() - started }
+fn task<'a>(case: &'static Case, server: &'a dyn Peer, client: &'a dyn Peer, seed: u64, folder: &Path) -> Task<'a> {
+    let (server_name, client_name) = (server.name(), client.name());
+    let seed = derive(seed, &[case.name, server_name, client_name]);
+    let run = move |folder: &Path| {
+        let verdict = Plan { case, server, client, seed, folder }.run();
+        verdict.unwrap_or_else(|error| Verdict::Failed(format!("the runner: {error}")))
+    };
+    Task {
+        case: case.name.to_owned(),
+        pair: format!("{client_name} -> {server_name}"),
+        seed,
+        folder: folder.join(format!("{server_name}_{client_name}")).join(case.name),
+        run: Box::new(run),
     }
 }
 
@@ -109,7 +68,7 @@ pub fn pairs<'a>(
     };
     let (with_servers, with_clients) = (chosen(1, servers), chosen(0, clients));
     let all = with_servers.iter().flat_map(|server| with_clients.iter().map(move |client| (*server, *client)));
-    Ok(all.filter(|(server, client)| foreign || server.name() == "trunkline" || client.name() == "trunkline").collect())
+    Ok(all.filter(|(server, client)| foreign || server.name() == OURS || client.name() == OURS).collect())
 }
 
 #[cfg(test)]

@@ -25,7 +25,7 @@ pub struct Record {
     pub seed: u64,
     /// How it ended.
     pub verdict: Verdict,
-    /// If it failed: how the same seed ended again.
+    /// If it failed: how the second try ended, which counts.
     pub again: Option<Verdict>,
     /// How long it took.
     pub took: Duration,
@@ -38,18 +38,32 @@ impl Record {
         let mut line = format!("{:7.1} s  {pair}  {case}: {}", self.took.as_secs_f64(), words(&self.verdict));
         if let Some(again) = &self.again {
             // A String takes whatever is written.
-            let _ = write!(line, " (seed {seed}; again with the same seed: {})", words(again));
+            let _ = write!(line, " (seed {seed}; second try with the same seed: {})", words(again));
         }
         line
     }
 
+    /// Whether it failed, also at its second try if it had one.
+    pub fn failed(&self) -> bool {
+        matches!(self.again.as_ref().unwrap_or(&self.verdict), Verdict::Failed(_))
+    }
+
+    /// Whether it passed at its second try.
+    pub fn passed_late(&self) -> bool {
+        matches!(self.again, Some(Verdict::Passed(_)))
+    }
+
+    fn passed(&self) -> bool {
+        self.passed_late() || matches!(self.verdict, Verdict::Passed(_))
+    }
+
     fn cell(&self) -> String {
-        match (&self.verdict, &self.again) {
-            (Verdict::Passed(None), _) => "ok".to_owned(),
-            (Verdict::Passed(Some(note)), _) => note.clone(),
-            (Verdict::Unsupported(_), _) => "-".to_owned(),
-            (Verdict::Failed(_), Some(Verdict::Passed(_))) => "FAILED once".to_owned(),
-            (Verdict::Failed(_), _) => "FAILED".to_owned(),
+        let late = if self.again.is_some() { " (2nd try)" } else { "" };
+        match self.again.as_ref().unwrap_or(&self.verdict) {
+            Verdict::Passed(note) => format!("{}{late}", note.as_deref().unwrap_or("ok")),
+            Verdict::Unsupported(_) => "-".to_owned(),
+            Verdict::Skipped(_) => "skipped".to_owned(),
+            Verdict::Failed(_) => "FAILED".to_owned(),
         }
     }
 }
@@ -59,19 +73,33 @@ fn words(verdict: &Verdict) -> String {
         Verdict::Passed(None) => "passed".to_owned(),
         Verdict::Passed(Some(note)) => format!("passed, {note}"),
         Verdict::Unsupported(why) => format!("unsupported: {why}"),
+        Verdict::Skipped(why) => format!("SKIPPED: {why}"),
         Verdict::Failed(why) => format!("FAILED: {why}"),
     }
 }
 
 /// How many failed.
 pub fn failed(records: &[Record]) -> usize {
-    records.iter().filter(|record| matches!(record.verdict, Verdict::Failed(_))).count()
+    records.iter().filter(|record| record.failed()).count()
 }
 
-/// The last line.
+/// How many were left out.
+pub fn skipped(records: &[Record]) -> usize {
+    records.iter().filter(|record| matches!(record.verdict, Verdict::Skipped(_))).count()
+}
+
+/// The last line, with those above it that passed at the second try only.
 pub fn count(records: &[Record]) -> String {
-    let passed = records.iter().filter(|record| matches!(record.verdict, Verdict::Passed(_))).count();
-    format!("{passed} passed, {} failed", failed(records))
+    let late: Vec<_> = records.iter().filter(|record| record.passed_late()).collect();
+    let mut text: String =
+        late.iter().map(|record| format!("passed at the second try: {}\n", record.line().trim_start())).collect();
+    let passed = records.iter().filter(|record| record.passed()).count();
+    // A String takes whatever is written.
+    let _ = write!(text, "{passed} passed, of these {} at the second try, {} failed", late.len(), failed(records));
+    match skipped(records) {
+        0 => text,
+        skipped => format!("{text}, {skipped} skipped"),
+    }
 }
 
 /// A table in Markdown: cases downwards, pairs across.
@@ -117,6 +145,7 @@ fn json_of(record: &Record) -> serde_json::Value {
     let verdict = |verdict: &Verdict| match verdict {
         Verdict::Passed(note) => json!({ "verdict": "passed", "measured": note }),
         Verdict::Unsupported(why) => json!({ "verdict": "unsupported", "reason": why }),
+        Verdict::Skipped(why) => json!({ "verdict": "skipped", "reason": why }),
         Verdict::Failed(why) => json!({ "verdict": "failed", "reason": why }),
     };
     json!({
@@ -138,15 +167,25 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_that_passed_again_is_still_a_failure_and_shows_its_seed() {
+    fn a_second_try_counts_and_shows_what_failed_before_it() {
+        let late = || Verdict::Failed("no Retry was sent".to_owned());
         let records = [
             record("handshake", Verdict::Passed(None), None),
-            record("retry", Verdict::Failed("no Retry was sent".to_owned()), Some(Verdict::Passed(None))),
+            record("retry", late(), Some(Verdict::Passed(None))),
+            record("ecn", late(), Some(late())),
             record("v2", Verdict::Unsupported("no".to_owned()), None),
         ];
-        assert_eq!(count(&records), "1 passed, 1 failed");
-        assert!(records[1].line().contains("FAILED: no Retry was sent (seed 7; again with the same seed: passed)"));
-        let rows = "| case | c -> s |\n|---|---|\n| handshake | ok |\n| retry | FAILED once |\n| v2 | - |\n";
+        let count = count(&records);
+        let (first, last) = count.split_once('\n').unwrap();
+        assert!(first.contains("FAILED: no Retry was sent (seed 7; second try with the same seed: passed)"), "{first}");
+        assert_eq!(last, "2 passed, of these 1 at the second try, 1 failed");
+        let rows = "| case | c -> s |\n|---|---|\n| handshake | ok |\n| retry | ok (2nd try) |\n| ecn | FAILED |\n| v2 | - |\n";
         assert_eq!(matrix(&records), rows);
+    }
+
+    #[test]
+    fn what_was_left_out_is_said_and_has_not_failed() {
+        let records = [record("handshake", Verdict::Skipped("no time was left".to_owned()), None)];
+        assert_eq!(count(&records), "0 passed, of these 0 at the second try, 0 failed, 1 skipped");
     }
 }

@@ -4,22 +4,20 @@
 
 mod client;
 mod outages;
+mod parting;
 mod speed;
 mod world;
 
-use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
-use trunkline::clock;
-
 use crate::Outcome;
+use crate::attempts::Task;
 use crate::judge::Verdict;
 use crate::matrix::derive;
 use crate::net::faults::{Luck, Plan};
 use crate::net::hub::{Direction, Hub};
 use crate::net::shaping::Shape;
-use crate::report::Record;
 use world::Size;
 
 /// How long a case may take.
@@ -70,6 +68,8 @@ impl Try<'_> {
 /// Names of all cases.
 pub const CASES: &[&str] = &[
     "drain-under-transfers",
+    "drain-at-preferred-address",
+    "sigterm-as-process-1",
     "pop-goes-dark",
     "tunnel-dark-for-2s",
     "rebind-while-links-close",
@@ -82,6 +82,8 @@ pub const CASES: &[&str] = &[
 async fn play(name: &str, attempt: &Try<'_>) -> Outcome<String> {
     match name {
         "drain-under-transfers" => outages::drain(attempt).await,
+        "drain-at-preferred-address" => parting::drain_at_preferred_address(attempt).await,
+        "sigterm-as-process-1" => parting::sigterm_as_process_1(attempt).await,
         "pop-goes-dark" => outages::pop_goes_dark(attempt).await,
         "tunnel-dark-for-2s" => outages::tunnel_goes_dark(attempt).await,
         "rebind-while-links-close" => outages::rebind_while_links_close(attempt).await,
@@ -89,43 +91,34 @@ async fn play(name: &str, attempt: &Try<'_>) -> Outcome<String> {
         "retry-on-tunnel" => outages::retry_on_tunnel(attempt).await,
         "goodput-of-chain" => speed::goodput(attempt).await,
         "small-beside-large" => speed::small_beside_large(attempt).await,
-        other => Err(format!("no case is called {other}; there are {}", CASES.join(", ")).into()),
+        other => Err(format!("no case is called {other}").into()),
     }
 }
 
-/// Runs the cases of these names, one after the other.
-pub fn run(names: &[String], seed: u64, folder: &Path, keep: bool) -> Vec<Record> {
-    let all: Vec<_> = CASES.iter().map(|name| (*name).to_owned()).collect();
-    let names = if names.is_empty() { &all } else { names };
-    let mut records = Vec::new();
-    for name in names {
-        for links in [Links::Good, Links::Lossy] {
-            let seed = derive(seed, &[name, links.name()]);
-            let started = clock::now();
-            let run = |again: &str| {
-                let folder = folder.join("chain").join(format!("{name}-{links:?}{again}"));
-                let verdict = one(name, &Try { links, seed, folder: &folder });
-                if !keep && !matches!(verdict, Verdict::Failed(_)) {
-                    crate::run::tidy(&folder);
-                }
-                verdict
-            };
-            let verdict = run("");
-            let again = matches!(verdict, Verdict::Failed(_)).then(|| run("-again"));
-            let record = Record {
-                case: name.clone(),
-                pair: links.name().to_owned(),
-                seed,
-                verdict,
-                again,
-                took: clock::now() - started,
-            };
-            // Whoever closed stdout does not want to know.
-            let _ = writeln!(std::io::stdout(), "{}", record.line());
-            records.push(record);
-        }
+/// The cases of these names, all if there are none, on either kind of links.
+///
+/// # Errors
+/// A name that no case has.
+pub fn tasks(names: &[String], seed: u64, folder: &Path) -> Outcome<Vec<Task<'static>>> {
+    let known = |name: &String| CASES.iter().copied().find(|known| known == name);
+    let unknown = |name: &String| format!("no case is called {name}; there are {}", CASES.join(", "));
+    let names = match names {
+        [] => CASES.to_vec(),
+        names => names.iter().map(|name| known(name).ok_or_else(|| unknown(name))).collect::<Result<_, _>>()?,
+    };
+    let both = names.into_iter().flat_map(|name| [(name, Links::Good), (name, Links::Lossy)]);
+    Ok(both.map(|(name, links)| task(name, links, seed, folder)).collect())
+}
+
+fn task(name: &'static str, links: Links, seed: u64, folder: &Path) -> Task<'static> {
+    let seed = derive(seed, &[name, links.name()]);
+    Task {
+        case: name.to_owned(),
+        pair: links.name().to_owned(),
+        seed,
+        folder: folder.join("chain").join(format!("{name}-{links:?}")),
+        run: Box::new(move |folder| one(name, &Try { links, seed, folder })),
     }
-    records
 }
 
 fn one(name: &str, attempt: &Try<'_>) -> Verdict {

@@ -29,8 +29,8 @@ const MB: u64 = 1 << 20;
 const PACE: Duration = Duration::from_millis(50);
 /// How long a client waits for an answer before it turns to another PoP.
 const PATIENCE: Duration = Duration::from_secs(2);
-const TWO_POPS: Size = Size { pops: 2, links: 2, together: false };
-const ONE_POP: Size = Size { pops: 1, links: 2, together: false };
+const ONE_POP: Size = Size { pops: 1, links: 2, together: false, wanted: 1, preferred: false };
+const TWO_POPS: Size = Size { pops: 2, wanted: 2, ..ONE_POP };
 
 async fn nothing(_: &Network) -> Outcome<()> {
     Ok(())
@@ -77,16 +77,7 @@ pub async fn drain(attempt: &Try<'_>) -> Outcome<String> {
     let length = attempt.bytes(MB);
     let transfers = downloads(&client, 20, length);
     under_way(&client, length).await?;
-    let edge = world.edges.first_mut().ok_or("no PoP")?;
-    edge.signal(libc::SIGTERM);
-    let began = clock::now();
-    complete(transfers).await?;
-    let edge = world.edges.first_mut().ok_or("no PoP")?;
-    eventually("the drained PoP ends", async || Ok(edge.exited()?.is_some())).await?;
-    let (code, took) = (edge.exited()?, clock::now() - began);
-    if code != Some(0) {
-        return Err(format!("the drained PoP ended with {code:?}").into());
-    }
+    let took = world.drain(async || complete(transfers).await).await?;
     world.client(1).await?.download(1_000).await?;
     Ok(format!("drained in {:.1} s", took.as_secs_f64()))
 }

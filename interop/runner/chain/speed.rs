@@ -26,11 +26,11 @@ const MB: u64 = 1 << 20;
 const SMALL: u32 = 200;
 const PACE: Duration = Duration::from_millis(20);
 /// One tunnel of one link.
-const ONE_TUNNEL: Size = Size { pops: 1, links: 1, together: false };
+const ONE_TUNNEL: Size = Size { pops: 1, links: 1, together: false, wanted: 1, preferred: false };
 
 /// Bits per second of one download.
 async fn rate(attempt: &Try<'_>, folder: &str, together: bool) -> Outcome<f64> {
-    let size = Size { pops: 1, links: 2, together };
+    let size = Size { together, ..Size::default() };
     let world = World::start(&attempt.folder.join(folder), size, attempt.hub(size), async |_| Ok(())).await?;
     let client = world.client(0).await?;
     client.download(1_000).await?;

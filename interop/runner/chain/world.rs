@@ -28,6 +28,8 @@ pub const CLIENT: End = 0;
 pub const POP_A: End = 1;
 /// The host that clients ask for.
 pub const HOST: &str = "www.example.com";
+/// An address of the first PoP's own, beside that of its end, which stands for one that many PoPs share.
+pub const PREFERRED: Ipv4Addr = Ipv4Addr::new(10, 77, 2, 3);
 /// Ports in every namespace.
 /// Where clients go.
 pub const CLIENTS_PORT: u16 = 443;
@@ -51,6 +53,17 @@ pub struct Size {
     pub links: usize,
     /// The gateway is at the first PoP's end: its tunnels never touch a link.
     pub together: bool,
+    /// PoPs that the gateway holds tunnels to.
+    pub wanted: usize,
+    /// The first PoP sends its clients on to [`PREFERRED`].
+    pub preferred: bool,
+}
+
+impl Default for Size {
+    /// One PoP with two links.
+    fn default() -> Self {
+        Self { pops: 1, links: 2, together: false, wanted: 1, preferred: false }
+    }
 }
 
 impl Size {
@@ -102,7 +115,7 @@ impl World {
         fs::create_dir_all(folder)?;
         certificates(folder, size)?;
         let network = Network::start(&names.iter().map(String::as_str).collect::<Vec<_>>(), hub, folder)?;
-        let edges = (0..size.pops).map(|number| edge(folder, &network, number)).collect::<Outcome<_>>()?;
+        let edges = (0..size.pops).map(|number| edge(folder, &network, number, size)).collect::<Outcome<_>>()?;
         let upstream = upstream(folder, network.end(size.gateway())?)?;
         for name in names.iter().skip(1).take(size.pops).map(String::as_str).chain(["upstream"]) {
             eventually(name, async || Ok(fs::metadata(folder.join(name).with_extension("out"))?.len() > 0)).await?;
@@ -116,7 +129,7 @@ impl World {
 
     /// Waits until the gateway has all its links.
     pub async fn until_linked(&self) -> Outcome<()> {
-        let wanted = u32::try_from(self.size.pops * self.size.links)?;
+        let wanted = u32::try_from(self.size.wanted * self.size.links)?;
         eventually("links", async || Ok(self.gauge("trunkline_tunnel_links").unwrap_or(0.0) >= f64::from(wanted))).await
     }
 
@@ -125,6 +138,19 @@ impl World {
         let socket = self.network.end(CLIENT)?.inside(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)))??;
         let address = SocketAddr::new(ipv4(POP_A + pop).into(), CLIENTS_PORT);
         Client::connect(socket, address, HOST, &self.folder.join("site-ca.pem")).await
+    }
+
+    /// The first PoP drains while `work` goes on; when that has ended well it must exit with success. How long both took.
+    pub async fn drain(&mut self, work: impl AsyncFnOnce() -> Outcome<()>) -> Outcome<Duration> {
+        let began = clock::now();
+        self.edges.first_mut().ok_or("no PoP")?.signal(libc::SIGTERM);
+        work().await?;
+        let edge = self.edges.first_mut().ok_or("no PoP")?;
+        eventually("the drained PoP ends", async || Ok(edge.exited()?.is_some())).await?;
+        match edge.exited()? {
+            Some(0) => Ok(clock::now() - began),
+            code => Err(format!("the drained PoP ended with {code:?}").into()),
+        }
     }
 
     /// Asks the gateway's admin listener.
@@ -194,14 +220,18 @@ pub fn certificates(folder: &Path, size: Size) -> Outcome<()> {
     Ok(())
 }
 
-fn edge(folder: &Path, network: &Network, number: usize) -> Outcome<Process> {
+fn edge(folder: &Path, network: &Network, number: usize, size: Size) -> Outcome<Process> {
     let name = pop(number);
     let [admin, _] = ADMIN_PORTS;
+    let preferred = match (size.preferred, number) {
+        (true, 0) => format!("[http3]\npreferred_address = [\"{PREFERRED}\"]\n"),
+        _ => String::new(),
+    };
     let config = format!(
         "name = \"{name}\"\nlisten = [\"[::]:{CLIENTS_PORT}\"]\nadmin = \"127.0.0.1:{admin}\"\nworkers = 1\n\
          [tls]\ncert = \"site.pem\"\nkey = \"site.key\"\n\
          [tunnel]\nlisten = \"[::]:{TUNNEL_PORT}\"\ncert = \"{name}.pem\"\nkey = \"{name}.key\"\nca = \"tunnel-ca.pem\"\n\
-         [[service]]\nname = \"web\"\nhosts = [\"{HOST}\"]\n[log]\naccess = false\n"
+         [[service]]\nname = \"web\"\nhosts = [\"{HOST}\"]\n{preferred}[log]\naccess = false\n"
     );
     run(folder, network, "edge", &name, POP_A + number, &config)
 }
@@ -213,7 +243,7 @@ fn origin_config(size: Size) -> String {
         "name = \"gw-1\"\npops = {pops:?}\npops_wanted = {}\nadmin = \"127.0.0.1:{admin}\"\nworkers = 1\n\
          [tunnel]\nlinks = {}\ncert = \"gw-1.pem\"\nkey = \"gw-1.key\"\nca = \"tunnel-ca.pem\"\n\
          [[service]]\nname = \"web\"\nupstreams = [\"http://{UPSTREAM}\"]\n[log]\naccess = false\n",
-        size.pops, size.links,
+        size.wanted, size.links,
     )
 }
 

@@ -25,6 +25,8 @@ pub enum Verdict {
     Passed(Option<String>),
     /// One of the two does not do this.
     Unsupported(String),
+    /// It did not run, for a reason that is not the programs'.
+    Skipped(String),
     /// Not as it must.
     Failed(String),
 }

@@ -12,8 +12,10 @@ pub mod packet;
 pub mod shaping;
 pub mod wire;
 
-use std::fmt::Write;
+use std::fmt::Write as _;
 use std::fs;
+use std::io::Write;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -32,6 +34,7 @@ pub struct Network {
     hub: Hubs,
     namespaces: Vec<Namespace>,
     captures: Vec<PathBuf>,
+    hosts: PathBuf,
 }
 
 /// The hub, shared with the wire's thread.
@@ -71,7 +74,7 @@ impl Network {
         let captures: Vec<_> = names.iter().map(|name| folder.join(format!("{name}.pcap"))).collect();
         let hub = Arc::new(Mutex::new(hub));
         let wire = wire::start(hub.clone(), tuns, &captures)?;
-        Ok(Self { wire, hub: Hubs(hub), namespaces, captures })
+        Ok(Self { wire, hub: Hubs(hub), namespaces, captures, hosts })
     }
 
     /// Its links, to change them.
@@ -82,6 +85,11 @@ impl Network {
     /// The namespace of an end.
     pub fn end(&self, end: End) -> Outcome<&Namespace> {
         Ok(self.namespaces.get(end).ok_or("no such end")?)
+    }
+
+    /// One more name, for programs at all ends.
+    pub fn add_name(&self, name: &str, address: Ipv4Addr) -> Outcome<()> {
+        Ok(writeln!(fs::OpenOptions::new().append(true).open(&self.hosts)?, "{address} {name}")?)
     }
 
     /// Stops the wire; the captures, in the order of ends, are then complete.

@@ -13,10 +13,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::thread;
+use std::time::Duration;
 
 use super::super::Outcome;
+use super::super::process::output;
 
 /// Where `ip netns` keeps its names.
 const NAMES: &str = "/run/netns";
@@ -34,13 +36,12 @@ pub struct Namespace {
     hosts: CString,
 }
 
+/// How long `ip` may take; milliseconds, where nothing is wrong.
+const IP_TIMEOUT: Duration = Duration::from_secs(30);
+
 fn ip(arguments: &[&str]) -> Outcome<()> {
-    let output =
-        Command::new("ip").args(arguments).stdin(Stdio::null()).output().map_err(|error| format!("ip: {error}"))?;
-    if output.status.success() {
-        return Ok(());
-    }
-    Err(format!("ip {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim()).into())
+    let done = output(Command::new("ip").args(arguments), IP_TIMEOUT);
+    done.map(drop).map_err(|error| format!("{error} ({})", arguments.join(" ")).into())
 }
 
 impl Namespace {
@@ -82,6 +83,11 @@ impl Namespace {
         // The same on every machine; where it is not to be had the kernel's choice stays.
         let _ = self.inside(|| fs::write("/proc/sys/net/ipv4/tcp_congestion_control", "cubic"))?;
         Ok(())
+    }
+
+    /// Gives it one more address.
+    pub fn add_address(&self, ipv4: Ipv4Addr) -> Outcome<()> {
+        ip(&["-n", &self.name, "address", "add", &format!("{ipv4}/32"), "dev", DEVICE])
     }
 
     /// `command`, to be started in this namespace, with its hosts file, and to die with the thread that starts it.

@@ -7,6 +7,9 @@ use std::process::Command;
 use super::{Abilities, Job, Peer, Role, brought, first_line, source, version_in};
 use crate::Outcome;
 
+/// What this is all about.
+pub const OURS: &str = "trunkline";
+
 /// Such a peer.
 #[derive(Clone, Copy, Debug)]
 pub struct Contract {
@@ -16,7 +19,7 @@ pub struct Contract {
 impl Contract {
     /// The whole chain as server, the origin's dialler as client.
     pub fn trunkline() -> Self {
-        Self { name: "trunkline" }
+        Self { name: OURS }
     }
 
     /// Python's.
@@ -24,8 +27,9 @@ impl Contract {
         Self { name: "aioquic" }
     }
 
-    fn program(&self, role: Role) -> Outcome<Command> {
-        if self.name == "trunkline" {
+    /// What starts it, without its environment.
+    pub fn program(&self, role: Role) -> Outcome<Command> {
+        if self.name == OURS {
             return Ok(Command::new(beside(if role == Role::Client { "interop-client" } else { "interop-endpoint" })?));
         }
         let mut command = Command::new(brought("interop/peers/aioquic/install.sh", &[])?);
@@ -54,7 +58,7 @@ impl Peer for Contract {
     }
 
     fn version(&self) -> Outcome<String> {
-        if self.name == "trunkline" {
+        if self.name == OURS {
             beside("interop-endpoint")?;
             return Ok(env!("CARGO_PKG_VERSION").to_owned());
         }

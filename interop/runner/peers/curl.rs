@@ -56,7 +56,8 @@ impl Peer for Curl {
 
 fn configuration(job: &Job<'_>, urls: &[String]) -> String {
     let mut text = format!(
-        "http3-only\nsilent\nshow-error\nfail\nparallel\nparallel-max = 50\ncacert = \"{}\"\n",
+        "http3-only\nsilent\nshow-error\nfail\nparallel\nparallel-max = 50\nmax-time = {}\ncacert = \"{}\"\n",
+        job.case.deadline.as_secs(),
         job.cert("ca.pem")
     );
     if job.case.name == "chacha20" {

@@ -10,14 +10,21 @@ mod curl;
 mod haproxy;
 mod nginx;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use trunkline::clock;
 
 use super::Outcome;
 use super::case::Case;
+use super::process::output;
 
 pub use chromium::run as run_chromium;
-pub use contract::beside;
+pub use contract::{Contract, OURS, beside};
 
 /// What a program is in a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,8 +96,8 @@ pub trait Peer: Sync {
 /// All of them.
 pub fn all() -> Vec<Box<dyn Peer>> {
     vec![
-        Box::new(contract::Contract::trunkline()),
-        Box::new(contract::Contract::aioquic()),
+        Box::new(Contract::trunkline()),
+        Box::new(Contract::aioquic()),
         Box::new(curl::Curl),
         Box::new(chromium::Chromium),
         Box::new(nginx::Nginx),
@@ -104,13 +111,47 @@ pub fn source(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-/// The one line that a script prints: where it put what was asked for.
+/// Tries of a script that brings something, and how long each may take.
+const TRIES: u32 = 3;
+const FETCH_TIMEOUT: Duration = Duration::from_secs(150);
+/// Between two tries.
+const FETCH_PAUSE: Duration = Duration::from_secs(5);
+/// How long all that is brought may take together: where a mirror swallows what it is asked, nobody waits for each peer.
+const FETCHES_MAX: Duration = Duration::from_secs(360);
+/// How long a program may take to say its version.
+const VERSION_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What scripts have brought in this run, and how long that took.
+static BROUGHT: Mutex<(BTreeMap<String, PathBuf>, Duration)> = Mutex::new((BTreeMap::new(), Duration::ZERO));
+
+/// The one line that a script prints: where it put what was asked for. Tries again before it gives up, since mirrors fail now
+/// and then.
 fn brought(script: &str, arguments: &[&str]) -> Outcome<PathBuf> {
-    let output = Command::new(source(script)).args(arguments).stdin(Stdio::null()).stderr(Stdio::inherit()).output()?;
-    if !output.status.success() {
-        return Err(format!("{script} {} failed", arguments.join(" ")).into());
+    let call = [&[script], arguments].concat().join(" ");
+    let mut brought = BROUGHT.lock();
+    let (known, spent) = &mut *brought;
+    if let Some(path) = known.get(&call) {
+        return Ok(path.clone());
     }
-    Ok(PathBuf::from(String::from_utf8(output.stdout)?.trim()))
+    let mut reason = "no time is left to fetch anything".into();
+    for number in 0..TRIES {
+        let left = FETCHES_MAX.saturating_sub(*spent).min(FETCH_TIMEOUT);
+        if left.is_zero() {
+            break;
+        }
+        thread::sleep(FETCH_PAUSE * number.min(1));
+        let began = clock::now();
+        let tried = output(Command::new(source(script)).args(arguments), left);
+        match tried.and_then(|output| Ok(PathBuf::from(String::from_utf8(output.stdout)?.trim()))) {
+            Ok(path) => {
+                known.insert(call, path.clone());
+                return Ok(path);
+            }
+            Err(error) => reason = error,
+        }
+        *spent += clock::now() - began;
+    }
+    Err(reason)
 }
 
 /// A program of a Debian package.
@@ -120,7 +161,7 @@ pub fn debian(package: &str) -> Outcome<PathBuf> {
 
 /// The first line that `command` prints, on whichever stream, with something like a version in it.
 fn first_line(command: &mut Command) -> Outcome<String> {
-    let output = command.stdin(Stdio::null()).output()?;
+    let output = output(command, VERSION_TIMEOUT)?;
     let text = [output.stdout, output.stderr].concat();
     let text = String::from_utf8_lossy(&text);
     let line = text.lines().find(|line| line.contains(|c: char| c.is_ascii_digit())).unwrap_or("unknown");

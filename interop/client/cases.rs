@@ -10,23 +10,6 @@ use crate::dial::{Dialler, close};
 use crate::download::Downloads;
 use crate::{h3, hq};
 
-/// Every value of TESTCASE that the runner gives to clients, but for `v2` (which quinn does not have) and
-/// `versionnegotiation` (which the runner does not run).
-pub const ALL: &[&str] = &[
-    "handshake",
-    "transfer",
-    "chacha20",
-    "keyupdate",
-    "retry",
-    "resumption",
-    "zerortt",
-    "http3",
-    "multiconnect",
-    "ecn",
-    "rebind-port",
-    "rebind-addr",
-];
-
 /// Connections at once in `multiconnect`: under heavy loss one after the other takes minutes, and all at once overflow the
 /// queue of a link that holds 25 packets.
 const CONNECTIONS_MAX: usize = 8;

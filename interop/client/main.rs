@@ -25,7 +25,7 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 fn main() -> ExitCode {
     let filter = tracing_subscriber::EnvFilter::from_default_env();
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(filter).init();
-    let contract = match Contract::read(cases::ALL) {
+    let contract = match Contract::read() {
         Ok(contract) => contract,
         Err((reason, code)) => {
             eprintln!("interop-client: {reason}");

@@ -18,23 +18,6 @@ use trunkline::exit::Exit;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Every value of TESTCASE that the runner gives to servers, but for `v2` (which quinn does not have) and
-/// `versionnegotiation` (which the runner does not run).
-const CASES: &[&str] = &[
-    "handshake",
-    "transfer",
-    "chacha20",
-    "keyupdate",
-    "retry",
-    "resumption",
-    "zerortt",
-    "http3",
-    "multiconnect",
-    "ecn",
-    "rebind-port",
-    "rebind-addr",
-];
-
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
@@ -46,7 +29,7 @@ fn main() -> ExitCode {
 }
 
 fn with_contract(run: impl FnOnce(Contract) -> ExitCode) -> ExitCode {
-    Contract::read(CASES).map_or_else(
+    Contract::read().map_or_else(
         |(reason, code)| {
             eprintln!("interop-endpoint: {reason}");
             code

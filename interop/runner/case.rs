@@ -27,7 +27,7 @@ pub struct Files {
     pub name: usize,
 }
 
-/// What happens on the link while a case runs.
+/// What happens on the link while a case runs. Times count from when the transfer is under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
     /// Light for the first time, then dark for the second, and so on.

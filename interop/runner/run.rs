@@ -250,8 +250,18 @@ fn unknown_version() -> Vec<u8> {
     packet
 }
 
+/// So many packets arrive before anything happens: there is a transfer then, and something is always under way from the client. A
+/// NAT that forgets a client between two packets of a slow start, say, forgets it for ever, since it waits for the server.
+const TRANSFERRING: u64 = 300;
+
 /// What happens beside the transfer, until `stop`.
 fn happen(event: Event, network: &Network, stop: &AtomicBool) {
+    while network.hub().with(|hub| hub.counts().passed) < TRANSFERRING && event != Event::CrossTraffic {
+        if stop.load(Ordering::Relaxed) {
+            return;
+        }
+        thread::sleep(TICK);
+    }
     match event {
         Event::Dark(light, dark) => {
             let times = [light, dark].into_iter().cycle();

@@ -191,7 +191,9 @@ pub fn paths_are_validated(evidence: &Evidence<'_>) -> Verdict {
     with_keys(evidence, || {
         let mut seen: Vec<(SocketAddr, SocketAddr)> = Vec::new();
         let mut asked = HashSet::new();
-        for packet in by(&evidence.server, Sender::Server) {
+        // Once one of the two has closed there is no path to be proven any more.
+        let open = evidence.server.packets.iter().take_while(|packet| !frames(std::iter::once(*packet)).any(is_close));
+        for packet in open.filter(|packet| packet.from == Sender::Server) {
             let path = (packet.client, packet.server);
             if seen.contains(&path) {
                 continue;

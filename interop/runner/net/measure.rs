@@ -93,11 +93,19 @@ fn delays(times: &Times) -> String {
         delay.map_or(0.0, |delay| delay.as_secs_f64() * 1_000.0)
     };
     format!(
-        "delay of {} packets: least {:.2}, median {:.2}, p99 {:.2}, most {:.2} ms",
+        "delay of {} packets: least {:.2}, median {:.2}, p99 {:.2}, most {:.2} ms; jitter {:.3} ms",
         delays.len(),
         at(0),
         at(50),
         at(99),
-        at(100)
+        at(100),
+        jitter(times).as_secs_f64() * 1_000.0,
     )
+}
+
+/// How much the delay of a packet differs from that of the one before it, in the mean.
+fn jitter(times: &Times) -> Duration {
+    let delays: Vec<_> = times.iter().map(|(sent, came)| came.saturating_sub(*sent)).collect();
+    let differences: Duration = delays.windows(2).map(|pair| pair[0].abs_diff(pair[1])).sum();
+    differences / u32::try_from(delays.len().saturating_sub(1)).unwrap_or(u32::MAX).max(1)
 }

@@ -20,22 +20,20 @@ pub(super) struct Pulse {
     loss: Loss,
     loss_alarm: LossAlarm,
     count: u64,
-    datagrams: u64,
     ticked: Instant,
 }
 
 impl Pulse {
     pub(super) fn new(link: Arc<Link>) -> Self {
         let now = clock::now();
-        let datagrams = link.connection.stats().udp_rx.datagrams;
+        let received = link.connection.stats().udp_rx.datagrams;
         Self {
             link,
-            liveness: Liveness::new(now),
+            liveness: Liveness::new(now, received),
             reporter: Reporter::default(),
             loss: Loss::new(now),
             loss_alarm: LossAlarm::default(),
             count: 0,
-            datagrams,
             ticked: now,
         }
     }
@@ -45,7 +43,8 @@ impl Pulse {
     }
 
     pub(super) fn handle_hint(&mut self) {
-        if self.liveness.handle_hint(clock::now(), self.link.rtt()) {
+        let received = self.link.connection.stats().udp_rx.datagrams;
+        if self.liveness.handle_hint(clock::now(), self.link.rtt(), received) {
             // Acknowledged at once by whoever is there.
             self.count += 1;
             self.link.send_quietly(&Control::Heartbeat(self.count));
@@ -56,10 +55,7 @@ impl Pulse {
         let now = clock::now();
         self.ticked = now;
         let stats = self.link.connection.stats();
-        if stats.udp_rx.datagrams != self.datagrams {
-            self.datagrams = stats.udp_rx.datagrams;
-            self.liveness.handle_heard(now);
-        }
+        self.liveness.handle_received(now, stats.udp_rx.datagrams);
         self.link.peer.sweep(now);
         let (rtt, busy) = (stats.path.rtt, self.link.in_flight() > 0);
         let judgement = self.liveness.handle_tick(now, busy, rtt, rtt / 4);

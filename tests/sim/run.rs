@@ -16,7 +16,7 @@ use crate::{client, trust};
 const END_MS: u64 = 10_000 + 15_000;
 /// After that everything must come to rest: grace time and two heartbeats of idle links.
 const REST_MS: u64 = 16_000;
-/// Bytes per millisecond that the slowest path carries.
+/// Bytes per millisecond that the links of a PoP carry on its worst paths.
 const RATE: u64 = 25;
 /// How often budgets are looked at.
 const WATCH: Duration = Duration::from_millis(50);
@@ -201,7 +201,10 @@ async fn stop(world: &Arc<World>, node: Node, over: Duration) {
 async fn await_ends(world: &World) {
     let faults = world.scenario.faults.iter().map(|fault| fault.at_ms + fault.for_ms).max().unwrap_or(0);
     let all = world.scenario.requests.iter();
-    let last = all.map(|request| request.at_ms + length_ms(request) + lossy_ms(world, request)).max().unwrap_or(0);
+    let last = all
+        .map(|request| request.at_ms + length_ms(request) + lossy_ms(&world.scenario, request.pop))
+        .max()
+        .unwrap_or(0);
     let deadline = faults.max(last) + END_MS;
     let unended = || {
         let seen = world.seen.lock();
@@ -226,10 +229,14 @@ fn length_ms(request: &crate::scenario::Request) -> u64 {
         + read_pieces * (request.reader_pace_ms + request.handler_pace_ms)
 }
 
-/// How much longer an exchange may take on lossy paths.
-fn lossy_ms(world: &World, request: &crate::scenario::Request) -> u64 {
-    let lossy = world.scenario.paths.iter().any(|path| path.loss > 0.0);
-    if lossy { (request.request_len + request.response_len) / RATE } else { 0 }
+/// How much longer an exchange may take where its PoP's paths lose datagrams, or let them overtake each other, which
+/// congestion control takes for loss. The other exchanges of the PoP ride on the same links and may go first.
+fn lossy_ms(scenario: &Scenario, pop: usize) -> u64 {
+    let mut paths = (0..scenario.gateways).map(|gateway| scenario.path(pop, gateway));
+    let lossy = paths.any(|path| path.loss > 0.0 || path.jitter_ms > 0);
+    let theirs = scenario.requests.iter().filter(|request| request.pop == pop);
+    let bytes: u64 = theirs.map(|request| request.request_len + request.response_len).sum();
+    if lossy { bytes / RATE } else { 0 }
 }
 
 /// Waits until nothing is left of any exchange and every link is there again; what stays is a violation.

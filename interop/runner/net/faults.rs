@@ -19,6 +19,8 @@ pub struct Luck {
 pub struct Plan {
     /// These are lost.
     pub loss: Luck,
+    /// And these, out of a thousand packets: for rates below one percent.
+    pub loss_permille: u16,
     /// One byte of these is changed, among the first fifty of the UDP payload, with the checksum made right.
     pub corruption: Luck,
     /// These UDP packets are lost, counted from 1.
@@ -73,6 +75,7 @@ impl Faults {
         self.seen += u64::from(udp.is_some());
         if udp.is_some() && self.plan.drops.contains(&self.seen)
             || unlucky(self.plan.loss, &mut self.lost_in_row, &mut self.random)
+            || self.plan.loss_permille > 0 && self.random.u16(..1_000) < self.plan.loss_permille
         {
             return Fate::Lost;
         }

@@ -61,6 +61,16 @@ impl Network {
     /// Makes the namespaces and starts the wire. `names` are the ends; programs resolve them, each also with 4 and 6
     /// behind for one family alone. Captures go into `folder`, as NAME.pcap.
     pub fn start(names: &[&str], hub: Hub, folder: &Path) -> Outcome<Self> {
+        let captures = names.iter().map(|name| folder.join(format!("{name}.pcap"))).collect();
+        Self::make(names, hub, folder, captures)
+    }
+
+    /// The same without captures, for measurements.
+    pub fn unrecorded(names: &[&str], hub: Hub, folder: &Path) -> Outcome<Self> {
+        Self::make(names, hub, folder, Vec::new())
+    }
+
+    fn make(names: &[&str], hub: Hub, folder: &Path, captures: Vec<PathBuf>) -> Outcome<Self> {
         let hosts = folder.join("hosts");
         fs::write(&hosts, hosts_file(names))?;
         let number = MADE.fetch_add(1, Ordering::Relaxed);
@@ -71,7 +81,6 @@ impl Network {
             namespaces.push(namespace);
             tuns.push(tun);
         }
-        let captures: Vec<_> = names.iter().map(|name| folder.join(format!("{name}.pcap"))).collect();
         let hub = Arc::new(Mutex::new(hub));
         let wire = wire::start(hub.clone(), tuns, &captures)?;
         Ok(Self { wire, hub: Hubs(hub), namespaces, captures, hosts })

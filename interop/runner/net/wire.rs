@@ -41,11 +41,12 @@ pub struct Running {
     thread: Option<JoinHandle<io::Result<()>>>,
 }
 
-/// Starts it. `tuns` are in the order of ends; each is captured into its file.
+/// Starts it. `tuns` are in the order of ends; each is captured into its file, if it has one.
 pub fn start(hub: Arc<Mutex<Hub>>, tuns: Vec<OwnedFd>, captures: &[PathBuf]) -> io::Result<Running> {
     let mut ports = Vec::new();
-    for (tun, path) in tuns.into_iter().zip(captures) {
-        ports.push(Port { tun: File::from(tun), capture: Some(capture::Writer::create(path)?) });
+    for (end, tun) in tuns.into_iter().enumerate() {
+        let capture = captures.get(end).map(|path| capture::Writer::create(path)).transpose()?;
+        ports.push(Port { tun: File::from(tun), capture });
     }
     let since_1970 = clock::wall().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let mut wire = Wire { hub, ports, began: (clock::now(), since_1970) };

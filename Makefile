@@ -7,6 +7,9 @@
 # make interop-ci   the part of it that .ci/run has (root; about three minutes). What a machine cannot do is said and
 #                   left out; INTEROP_REQUIRED=1 makes that a failure
 # make bench   the chain under load beside its peers; prints the numbers of README.md
+# make bench-check    our load generator beside h2load on the same chain
+# make bench-readme   puts what the last `make bench` found into README.md and benches/chain.svg
+# make bench-ci   instructions of each stage against benches/stages/baseline.toml (needs valgrind); BASELINE=write moves it
 
 CARGO ?= cargo
 # Arguments of the demo, such as: make demo DEMO="--pops 3 --upstream http://127.0.0.1:3000"; without outages: make demo DEMO=
@@ -23,7 +26,7 @@ INTEROP_CI := --clients trunkline,aioquic,curl --servers trunkline,aioquic,nginx
   --cases handshake,longrtt,chacha20,multiplexing,retry,resumption,zerortt,http3,keyupdate,ecn,amplificationlimit,transferloss,transfercorruption,ipv6,v2,rebind-port,rebind-addr \
   --minutes 20 --chain drain-under-transfers,pop-goes-dark,tunnel-dark-for-2s,rebind-while-links-close,gateway-behind-nat,retry-on-tunnel
 
-.PHONY: demo test check sim outages bench interop interop-ci interop-programs
+.PHONY: demo test check sim outages bench bench-check bench-readme bench-ci interop interop-ci interop-programs
 
 demo:
 	$(CARGO) build --bins
@@ -64,3 +67,14 @@ endif
 
 bench:
 	$(CARGO) bench --bench chain
+
+bench-check:
+	$(CARGO) bench --bench chain -- check
+
+bench-readme:
+	$(CARGO) bench --bench chain -- readme
+
+# One command moves the baseline on purpose: make bench-ci BASELINE=write
+BASELINE ?=
+bench-ci:
+	$(CARGO) bench --bench stages -- --instructions $(if $(filter write,$(BASELINE)),--write)

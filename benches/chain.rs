@@ -5,12 +5,15 @@
 //! pair. This one binary is also the load generator (`chain load PLAN`) and the upstream (`chain upstream`): it runs
 //! itself again with that word, so that each is a process of its own and can be pinned.
 //!
-//! `BENCH_ROUNDS` (7), `BENCH_SECONDS` (2, length of a measurement), `BENCH_CHAINS` and `BENCH_SCENARIOS` (names
-//! separated by commas) narrow or widen a run. `BENCH_CERTS` names a folder as `edge ca` makes it, instead of fresh
-//! certificates. `BENCH_BASELINE` names a folder with an `edge` and an `origin` of another build: a contestant of its own,
-//! beside which a change shows what it costs or saves. All of it takes about a quarter of an hour.
+//! `BENCH_ROUNDS` (7), `BENCH_SECONDS` (1, length of a measurement; some are a multiple of it), `BENCH_CHAINS` and
+//! `BENCH_SCENARIOS` (names or their beginnings, separated by commas) narrow or widen a run: what is named is measured in
+//! every round; otherwise rare contestants and long scenarios are in the first round alone. `BENCH_MINUTES` (14): no round
+//! begins that would end later. `BENCH_CERTS` names a folder as `edge ca` makes it, instead of fresh certificates.
+//! `BENCH_BASELINE` names a folder with an `edge` and an `origin` of another build: a contestant of its own, beside which a
+//! change shows what it costs or saves.
 //!
-//! Linux only. Peers come from Debian sid and are unpacked under target/ without root.
+//! Linux only. Peers come from Debian sid and PyPI and are unpacked under target/ without root; links with delay and loss
+//! need it.
 
 #![cfg_attr(
     test,
@@ -20,6 +23,9 @@
 mod chains;
 mod load;
 mod machine;
+#[path = "../interop/runner/net/mod.rs"]
+#[allow(dead_code, reason = "measurements use a part of what the interop runner needs")]
+mod net;
 mod report;
 mod rounds;
 mod upstream;
@@ -34,7 +40,9 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let result = match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["load", plan] => load::main(plan),
-        ["upstream"] => upstream::main(),
+        ["upstream", ip] => upstream::main(ip),
+        ["readme"] | ["readme", "--bench"] => report::readme::main(&rounds::folder().join("chain.json")),
+        ["check"] | ["check", "--bench"] => rounds::cross_check::main(),
         words if words.contains(&"--bench") => rounds::main(),
         // `cargo test --all-targets` starts this binary too; it has nothing to check there.
         _ => {

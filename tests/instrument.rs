@@ -8,6 +8,8 @@ mod chains;
 mod load;
 #[path = "../benches/machine/mod.rs"]
 mod machine;
+#[path = "../interop/runner/net/mod.rs"]
+mod net;
 #[path = "../benches/report/mod.rs"]
 mod report;
 #[path = "../benches/rounds/mod.rs"]

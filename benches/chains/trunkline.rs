@@ -8,6 +8,7 @@ use std::process::Command;
 use serde_json::Value;
 
 use super::process::Process;
+use super::site::Site;
 use super::{Chain, HOST, Stage};
 use crate::Outcome;
 
@@ -25,20 +26,21 @@ pub fn baseline() -> Outcome<PathBuf> {
 
 /// Starts the edge of `programs`, learns its addresses from its ready line, then the origin.
 pub fn start(stage: &Stage, programs: &Path) -> Outcome<Chain> {
-    let edge = launch(stage, "edge", &programs.join("edge"), &edge_config(stage))?;
+    let edge = launch(stage, ("edge", &stage.sites.edge), &programs.join("edge"), &edge_config(stage))?;
     let ready = edge.ready()?;
     let tunnel = address(&ready, "tunnel")?;
-    let origin = launch(stage, "origin", &programs.join("origin"), &origin_config(stage, tunnel))?;
+    let origin =
+        launch(stage, ("origin", &stage.sites.origin), &programs.join("origin"), &origin_config(stage, tunnel))?;
     origin.ready()?;
     Ok(Chain { address: address(&ready, "http3")?, processes: vec![edge, origin] })
 }
 
-fn launch(stage: &Stage, end: &str, program: &Path, config: &str) -> Outcome<Process> {
+fn launch(stage: &Stage, (end, site): (&str, &Site), program: &Path, config: &str) -> Outcome<Process> {
     let file = stage.dir.join(format!("{end}.toml"));
     fs::write(&file, config)?;
     let mut command = Command::new(program);
     command.arg("run").arg("-c").arg(file);
-    Process::start(&mut command, stage.cores.chain, &stage.dir.join(format!("{end}.log")))
+    stage.start(&mut command, site, end)
 }
 
 /// The address under `key` of a ready line; the first one of a list.
@@ -52,13 +54,13 @@ fn edge_config(stage: &Stage) -> String {
     format!(
         r#"
 name = "pop-a"
-listen = ["127.0.0.1:0"]
+listen = ["{ip}:0"]
 workers = 1
 [tls]
 cert = {}
 key = {}
 [tunnel]
-listen = "127.0.0.1:0"
+listen = "{ip}:0"
 cert = {}
 key = {}
 ca = {}
@@ -73,6 +75,7 @@ access = false
         file("pop-a.pem"),
         file("pop-a.key"),
         file("tunnel-ca.pem"),
+        ip = stage.sites.edge.ip,
     )
 }
 
@@ -90,6 +93,8 @@ ca = {}
 [[service]]
 name = "web"
 upstreams = ["http://{}"]
+[service.limits]
+connections_max = 2_000
 [log]
 access = false
 "#,

@@ -7,7 +7,7 @@ use http::{Method, Request, StatusCode, Uri};
 
 use super::plan::{Ask, Plan, Protocol};
 use super::tally::Tally;
-use super::{http2, http3, tls};
+use super::{http1, http2, http3, tls};
 use crate::Outcome;
 
 /// Why a request did not end with the right answer.
@@ -42,6 +42,8 @@ pub enum Setup {
     Http3(http3::Setup),
     /// HTTP/2.
     Http2(http2::Setup),
+    /// HTTP/1.1.
+    Http1(Target),
 }
 
 /// Where a connection leads and as whom it asks.
@@ -57,9 +59,11 @@ impl Setup {
     /// Reads the CA and prepares what every connection of `plan` uses.
     pub fn new(plan: &Plan) -> Outcome<Self> {
         let target = Target { address: plan.target, host: plan.host.as_str().into() };
+        let (windows, tls) = (plan.shape.windows(), |alpn| tls::config(&plan.ca, alpn, plan.shape.resumes()));
         Ok(match plan.protocol {
-            Protocol::Http3 => Self::Http3(http3::Setup::new(target, tls::config(&plan.ca, b"h3")?)?),
-            Protocol::Http2 => Self::Http2(http2::Setup::new(target, tls::config(&plan.ca, b"h2")?)),
+            Protocol::Http3 => Self::Http3(http3::Setup::new(target, tls(b"h3")?, windows)?),
+            Protocol::Http2 => Self::Http2(http2::Setup::new(target, tls(b"h2")?, windows)),
+            Protocol::Http1 => Self::Http1(target),
         })
     }
 
@@ -68,6 +72,7 @@ impl Setup {
         Ok(match self {
             Self::Http3(setup) => Connection::Http3(setup.connect().await?),
             Self::Http2(setup) => Connection::Http2(setup.connect().await?),
+            Self::Http1(target) => Connection::Http1(http1::Connection::new(target.clone())),
         })
     }
 }
@@ -78,7 +83,12 @@ pub enum Connection {
     Http3(http3::Connection),
     /// HTTP/2.
     Http2(http2::Connection),
+    /// HTTP/1.1.
+    Http1(http1::Connection),
 }
+
+/// An answer whose head has come and whose body nobody reads, as long as this is not dropped.
+pub struct Unread(#[expect(dead_code, reason = "held, never used")] Box<dyn Send>);
 
 impl Connection {
     /// Sends `ask` and receives its whole answer. Ok means status 200 and the right length.
@@ -86,9 +96,19 @@ impl Connection {
         let got = match self {
             Self::Http3(connection) => connection.fetch(ask, tally).await?,
             Self::Http2(connection) => connection.fetch(ask, tally).await?,
+            Self::Http1(connection) => connection.fetch(ask, tally).await?,
         };
         let wanted = ask.receives();
         if got == wanted { Ok(()) } else { Err(Failure::Length { got, wanted }) }
+    }
+
+    /// Sends `ask` and waits for the head of its answer alone.
+    pub async fn ask(&self, ask: Ask) -> Result<Unread, Failure> {
+        Ok(Unread(match self {
+            Self::Http3(connection) => Box::new(connection.send(ask, None).await?),
+            Self::Http2(connection) => Box::new(connection.send(ask, None).await?),
+            Self::Http1(_) => return Err(Failure::Stream("an answer over HTTP/1.1 is always read".to_owned())),
+        }))
     }
 }
 
@@ -98,7 +118,7 @@ pub fn head<B>(host: &str, ask: Ask, body: B) -> Result<Request<B>, Failure> {
     let uri = uri.build().map_err(|error| Failure::Stream(error.to_string()))?;
     let request = Request::builder().uri(uri).header("user-agent", "trunkline-bench/1").header("accept", "*/*");
     let request = match ask {
-        Ask::Download(_) => request.method(Method::GET),
+        Ask::Download(_) | Ask::Never => request.method(Method::GET),
         Ask::Upload(bytes) => request.method(Method::POST).header("content-length", bytes),
     };
     request.body(body).map_err(|error| Failure::Stream(error.to_string()))

@@ -22,14 +22,9 @@ pub struct Filler {
 }
 
 impl Filler {
-    /// A body of `bytes` bytes.
-    pub fn new(bytes: u64) -> Self {
-        Self { left: bytes, tally: None }
-    }
-
-    /// The same, each piece counted as moved when it is taken.
-    pub fn counted(bytes: u64, tally: Arc<Tally>) -> Self {
-        Self { left: bytes, tally: Some(tally) }
+    /// A body of `bytes` bytes; each piece is counted as moved when it is taken, where there is a tally.
+    pub fn new(bytes: u64, tally: Option<Arc<Tally>>) -> Self {
+        Self { left: bytes, tally }
     }
 }
 
@@ -70,7 +65,7 @@ mod tests {
     #[test]
     fn a_filler_is_exactly_as_long_as_it_says() {
         for bytes in [0, 1, 65_535, 65_536, 65_537, 1_000_000] {
-            let filler = Filler::new(bytes);
+            let filler = Filler::new(bytes, None);
             assert_eq!(Body::size_hint(&filler).exact(), Some(bytes));
             assert_eq!(filler.map(|piece| piece.len() as u64).sum::<u64>(), bytes);
         }

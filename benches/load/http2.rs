@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use http_body_util::BodyExt;
+use hyper::body::Incoming;
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::ServerName;
@@ -12,24 +13,21 @@ use tokio_rustls::TlsConnector;
 
 use super::client::{Failure, Target, expect_ok, head};
 use super::filler::Filler;
-use super::plan::Ask;
+use super::plan::{Ask, Windows};
 use super::tally::Tally;
-
-/// Windows as Chromium announces them, bytes.
-const STREAM_WINDOW: u32 = 6 << 20;
-const CONNECTION_WINDOW: u32 = 15 << 20;
 
 /// What all HTTP/2 connections have in common.
 #[derive(Clone)]
 pub struct Setup {
     target: Target,
     tls: TlsConnector,
+    windows: Windows,
 }
 
 impl Setup {
     /// Connections to `target` under `tls`.
-    pub fn new(target: Target, tls: rustls::ClientConfig) -> Self {
-        Self { target, tls: TlsConnector::from(Arc::new(tls)) }
+    pub fn new(target: Target, tls: rustls::ClientConfig, windows: Windows) -> Self {
+        Self { target, tls: TlsConnector::from(Arc::new(tls)), windows }
     }
 
     /// Opens one connection.
@@ -40,7 +38,8 @@ impl Setup {
         let name = ServerName::try_from(self.target.host.to_string()).map_err(|e| broken(&e))?;
         let tls = self.tls.connect(name, tcp).await.map_err(|e| broken(&e))?;
         let mut builder = http2::Builder::new(TokioExecutor::new());
-        builder.initial_stream_window_size(STREAM_WINDOW).initial_connection_window_size(CONNECTION_WINDOW);
+        builder.initial_stream_window_size(self.windows.stream);
+        builder.initial_connection_window_size(self.windows.connection);
         let (requests, driver) = builder.handshake(TokioIo::new(tls)).await.map_err(|e| broken(&e))?;
         let mut drivers = JoinSet::new();
         drivers.spawn(async move {
@@ -59,14 +58,19 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Sends `ask` and returns the length of its answer.
-    pub async fn fetch(&self, ask: Ask, tally: &Arc<Tally>) -> Result<u64, Failure> {
+    /// Sends `ask` and returns its answer, of which the head has come.
+    pub async fn send(&self, ask: Ask, tally: Option<&Arc<Tally>>) -> Result<Incoming, Failure> {
         let mut requests = self.requests.clone();
         requests.ready().await.map_err(broken)?;
-        let body = Filler::counted(ask.sends(), tally.clone());
+        let body = Filler::new(ask.sends(), tally.cloned());
         let response = requests.send_request(head(&self.host, ask, body)?).await.map_err(broken)?;
         expect_ok(response.status())?;
-        let mut body = response.into_body();
+        Ok(response.into_body())
+    }
+
+    /// Sends `ask` and returns the length of its answer.
+    pub async fn fetch(&self, ask: Ask, tally: &Arc<Tally>) -> Result<u64, Failure> {
+        let mut body = self.send(ask, Some(tally)).await?;
         let mut got = 0;
         while let Some(frame) = body.frame().await {
             let bytes = frame.map_err(broken)?.data_ref().map_or(0, |piece| piece.len() as u64);

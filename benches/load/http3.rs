@@ -15,13 +15,10 @@ use tokio::task::JoinSet;
 
 use super::client::{Failure, Target, expect_ok, head};
 use super::filler::Filler;
-use super::plan::Ask;
+use super::plan::{Ask, Windows};
 use super::tally::Tally;
 use crate::Outcome;
 
-/// Windows as Chromium announces them, bytes.
-const STREAM_WINDOW: u32 = 6 << 20;
-const CONNECTION_WINDOW: u32 = 15 << 20;
 /// Bytes of uploads under way; bounds how far ahead of the answer they are counted.
 const SEND_WINDOW: u64 = 4 << 20;
 /// Kernel buffer of each socket, bytes; the kernel may grant less.
@@ -36,10 +33,10 @@ pub struct Setup {
 
 impl Setup {
     /// Connections to `target` under `tls`.
-    pub fn new(target: Target, tls: rustls::ClientConfig) -> Outcome<Self> {
+    pub fn new(target: Target, tls: rustls::ClientConfig, windows: Windows) -> Outcome<Self> {
         let mut config = ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls)?));
         let mut transport = TransportConfig::default();
-        transport.stream_receive_window(STREAM_WINDOW.into()).receive_window(CONNECTION_WINDOW.into());
+        transport.stream_receive_window(windows.stream.into()).receive_window(windows.connection.into());
         transport.send_window(SEND_WINDOW);
         transport.max_idle_timeout(Some(VarInt::from_u32(60_000).into()));
         transport.keep_alive_interval(None).initial_rtt(Duration::from_millis(100));
@@ -72,6 +69,9 @@ fn endpoint(target: SocketAddr) -> io::Result<Endpoint> {
     Endpoint::new(EndpointConfig::default(), None, socket, Arc::new(TokioRuntime))
 }
 
+/// A request under way.
+type Stream = h3::client::RequestStream<h3_quinn::BidiStream<Bytes>, Bytes>;
+
 /// An open connection with the task that drives its HTTP/3 side.
 pub struct Connection {
     host: Arc<str>,
@@ -81,14 +81,20 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Sends `ask` and returns the length of its answer.
-    pub async fn fetch(&self, ask: Ask, tally: &Arc<Tally>) -> Result<u64, Failure> {
+    /// Sends `ask` and returns its answer, of which the head has come.
+    pub async fn send(&self, ask: Ask, tally: Option<&Arc<Tally>>) -> Result<Stream, Failure> {
         let mut stream = self.requests.clone().send_request(head(&self.host, ask, ())?).await.map_err(broken)?;
-        for piece in Filler::counted(ask.sends(), tally.clone()) {
+        for piece in Filler::new(ask.sends(), tally.cloned()) {
             stream.send_data(piece).await.map_err(broken)?;
         }
         stream.finish().await.map_err(broken)?;
         expect_ok(stream.recv_response().await.map_err(broken)?.status())?;
+        Ok(stream)
+    }
+
+    /// Sends `ask` and returns the length of its answer.
+    pub async fn fetch(&self, ask: Ask, tally: &Arc<Tally>) -> Result<u64, Failure> {
+        let mut stream = self.send(ask, Some(tally)).await?;
         let mut got = 0;
         while let Some(piece) = stream.recv_data().await.map_err(broken)? {
             let bytes = piece.remaining() as u64;

@@ -7,6 +7,7 @@
 
 mod client;
 mod filler;
+mod http1;
 mod http2;
 mod http3;
 mod pace;
@@ -14,9 +15,10 @@ mod plan;
 mod shapes;
 mod tally;
 mod tls;
+mod trouble;
 
 pub use filler::Filler;
-pub use plan::{Ask, Plan, Protocol, Shape};
+pub use plan::{Ask, Plan, Protocol, Shape, Trouble};
 pub use tally::Report;
 
 use std::time::Duration;

@@ -37,6 +37,8 @@ pub enum Protocol {
     Http3,
     /// TLS 1.3 over TCP.
     Http2,
+    /// In plain text, as many connections as there are requests at once: at the upstream itself.
+    Http1,
 }
 
 /// How requests follow each other.
@@ -56,10 +58,30 @@ pub enum Shape {
         /// Requests per second over all of them.
         rate: u32,
     },
-    /// A full handshake and one request for each connection; `at_once` of these side by side.
+    /// A handshake and one request for each connection; `at_once` of these side by side.
     Fresh {
         /// Handshakes side by side.
         at_once: usize,
+        /// Whether all but the first of each use a ticket of an earlier one.
+        resumed: bool,
+    },
+    /// The open loop again, while something is wrong for others.
+    Beside {
+        /// Connections, used in turn.
+        connections: usize,
+        /// Requests per second over all of them.
+        rate: u32,
+        /// What is wrong.
+        trouble: Trouble,
+    },
+    /// One request on a new connection, measured from its start to its end or that of the window, without a warm-up.
+    Once,
+    /// Answers that are asked for and not read, under small windows: what they hold up is what memory is for.
+    Unread {
+        /// Connections.
+        connections: usize,
+        /// Answers at once on each.
+        streams: usize,
     },
     /// Connections that asked once and then are only held open.
     Idle {
@@ -70,6 +92,17 @@ pub enum Shape {
     Probe,
 }
 
+/// What goes wrong beside healthy requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Trouble {
+    /// Nothing here; perhaps the network.
+    None,
+    /// A client of its own reads nothing of the large answers it asked for.
+    StalledClient,
+    /// A client of its own asks for what the upstream never answers.
+    DeadUpstream,
+}
+
 /// One request and the answer that is right.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Ask {
@@ -77,6 +110,8 @@ pub enum Ask {
     Download(u64),
     /// POST of a body of this many bytes; the upstream answers with their number.
     Upload(u64),
+    /// GET of what never comes.
+    Never,
 }
 
 impl Ask {
@@ -85,13 +120,14 @@ impl Ask {
         match self {
             Self::Download(bytes) => format!("/bytes/{bytes}"),
             Self::Upload(_) => "/sink".to_owned(),
+            Self::Never => "/never".to_owned(),
         }
     }
 
     /// Length of the request body, bytes.
     pub fn sends(self) -> u64 {
         match self {
-            Self::Download(_) => 0,
+            Self::Download(_) | Self::Never => 0,
             Self::Upload(bytes) => bytes,
         }
     }
@@ -101,6 +137,31 @@ impl Ask {
         match self {
             Self::Download(bytes) => bytes,
             Self::Upload(bytes) => bytes.to_string().len() as u64,
+            Self::Never => 0,
         }
     }
+}
+
+impl Shape {
+    /// Whether connections use tickets of earlier ones.
+    pub fn resumes(self) -> bool {
+        matches!(self, Self::Fresh { resumed: true, .. })
+    }
+
+    /// What a client takes ahead of reading: as Chromium does, or little.
+    pub fn windows(self) -> Windows {
+        match self {
+            Self::Unread { .. } => Windows { stream: 64 << 10, connection: 2 << 20 },
+            _ => Windows { stream: 6 << 20, connection: 15 << 20 },
+        }
+    }
+}
+
+/// Flow control windows that a client announces, bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Windows {
+    /// Of each stream.
+    pub stream: u32,
+    /// Of all streams together.
+    pub connection: u32,
 }

@@ -1,4 +1,4 @@
-//! How requests follow each other: closed loop, open loop, fresh connections, idle connections, probe.
+//! How requests follow each other: closed loop, open loop, fresh and idle connections, one alone, unread ones, probe.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +11,7 @@ use super::client::{Connection, Failure, Setup};
 use super::pace::Pace;
 use super::plan::{Ask, Plan, Shape};
 use super::tally::{Report, Tally};
+use super::trouble;
 use crate::Outcome;
 use crate::machine::Meter;
 
@@ -22,6 +23,8 @@ const AFTER_ERROR: Duration = Duration::from_millis(20);
 const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Connections that may fail to open before a measurement is given up.
 const FAILURES_MAX: usize = 3;
+/// How long answers may take to begin where all are asked for at once.
+const HEADS_TIMEOUT: Duration = Duration::from_secs(5);
 /// Idle connections that are opened side by side.
 const OPENING: usize = 16;
 
@@ -42,12 +45,19 @@ pub async fn run(plan: &Plan) -> Outcome<Report> {
             let connections = open(&setup, connections, &tally).await?;
             work.spawn(by_the_clock(connections, Pace::start(rate)?, plan.ask, tally.clone()));
         }
-        Shape::Fresh { at_once } => {
+        Shape::Beside { connections, rate, trouble } => {
+            let connections = open(&setup, connections, &tally).await?;
+            trouble::begin(trouble, setup.connect().await?, &mut work);
+            work.spawn(by_the_clock(connections, Pace::start(rate)?, plan.ask, tally.clone()));
+        }
+        Shape::Fresh { at_once, .. } => {
             for _ in 0..at_once {
                 work.spawn(reconnect(setup.clone(), plan.ask, tally.clone()));
             }
         }
         Shape::Idle { connections } => return idle(plan, &setup, connections, &tally).await,
+        Shape::Once => return one(plan, &setup, &tally).await,
+        Shape::Unread { connections, streams } => return unread(plan, &setup, connections, streams, &tally).await,
         Shape::Probe => return probe(plan, &setup, &tally).await,
     }
     measure(plan, &tally).await
@@ -61,6 +71,47 @@ async fn measure(plan: &Plan, tally: &Tally) -> Outcome<Report> {
     sleep(Duration::from_millis(plan.window_ms)).await;
     tally.set_open(false);
     Ok(tally.report(meter.stop()?))
+}
+
+/// One request from its start on; its end, or that of the window, is that of the measurement.
+async fn one(plan: &Plan, setup: &Setup, tally: &Arc<Tally>) -> Outcome<Report> {
+    let connection = setup.connect().await?;
+    let meter = Meter::start(&plan.watch, &plan.bystanders)?;
+    tally.set_open(true);
+    let began = clock::now();
+    // What the window cuts off has moved bytes all the same.
+    if let Ok(result) = timeout(Duration::from_millis(plan.window_ms), connection.fetch(plan.ask, tally)).await {
+        tally.ended(began, clock::now(), result);
+    }
+    tally.set_open(false);
+    Ok(tally.report(meter.stop()?))
+}
+
+/// Asks for everything at once, reads nothing, and looks at memory when the window is over.
+async fn unread(plan: &Plan, setup: &Setup, connections: usize, streams: usize, tally: &Arc<Tally>) -> Outcome<Report> {
+    let connections = open(setup, connections, tally).await?;
+    let empty = Meter::start(&plan.watch, &plan.bystanders)?;
+    let mut asking = JoinSet::new();
+    for connection in connections.iter().cycle().take(connections.len() * streams) {
+        let (connection, ask) = (connection.clone(), plan.ask);
+        asking.spawn(async move { connection.ask(ask).await });
+    }
+    let mut begun = Vec::new();
+    let mut all_begun = async || {
+        while let Some(answer) = asking.join_next().await {
+            match answer {
+                Ok(Ok(answer)) => begun.push(answer),
+                Ok(Err(failure)) => tally.failed(&failure),
+                Err(_) => {}
+            }
+        }
+    };
+    // Those held up by others never begin; they are missing in the number of requests.
+    let _ = timeout(HEADS_TIMEOUT, all_begun()).await;
+    let mut report = measure(plan, tally).await?;
+    report.requests = begun.len() as u64;
+    report.usage.memory_before = empty.memory_before();
+    Ok(report)
 }
 
 /// Opens so many connections. One that fails is counted and tried again, a few times.

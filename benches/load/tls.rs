@@ -10,8 +10,9 @@ use rustls::{ClientConfig, RootCertStore};
 
 use crate::Outcome;
 
-/// TLS 1.3 with one cipher suite, so that all contestants use the same, and no resumption: each handshake is full.
-pub fn config(ca: &Path, alpn: &[u8]) -> Outcome<ClientConfig> {
+/// TLS 1.3 with one cipher suite, so that all contestants use the same. Each handshake is full unless they shall be
+/// `resumed`; then each uses a ticket of an earlier one, where there is one.
+pub fn config(ca: &Path, alpn: &[u8], resumed: bool) -> Outcome<ClientConfig> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_file_iter(ca)? {
         roots.add(certificate?)?;
@@ -21,7 +22,9 @@ pub fn config(ca: &Path, alpn: &[u8]) -> Outcome<ClientConfig> {
         .with_root_certificates(roots)
         .with_no_client_auth();
     config.alpn_protocols = vec![alpn.to_vec()];
-    config.resumption = rustls::client::Resumption::disabled();
+    if !resumed {
+        config.resumption = rustls::client::Resumption::disabled();
+    }
     Ok(config)
 }
 

@@ -24,10 +24,20 @@ pub fn process_cpu(pid: u32) -> io::Result<Duration> {
 
 /// Resident memory of `pid` that belongs to it alone (not to files), bytes.
 pub fn process_memory(pid: u32) -> io::Result<u64> {
+    status(pid, "RssAnon:")
+}
+
+/// The most resident memory that `pid` ever had, what it shares with files among it, bytes.
+pub fn process_memory_peak(pid: u32) -> io::Result<u64> {
+    status(pid, "VmHWM:")
+}
+
+/// A size in /proc/PID/status, bytes.
+fn status(pid: u32, name: &str) -> io::Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
     let kibibytes = line.and_then(|line| line.trim().strip_suffix(" kB")).and_then(|number| number.trim().parse().ok());
-    kibibytes.map(|kib: u64| kib * 1024).ok_or_else(|| io::Error::other("no RssAnon in /proc/PID/status"))
+    kibibytes.map(|kib: u64| kib * 1024).ok_or_else(|| io::Error::other(format!("no {name} in /proc/{pid}/status")))
 }
 
 /// Time all processors together were busy, and time the hypervisor gave to others. Ticks, so good to some 10 ms.

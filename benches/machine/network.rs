@@ -26,11 +26,11 @@ pub fn isolate() -> io::Result<()> {
         fs::write("/proc/self/uid_map", format!("{user} {user} 1"))?;
         fs::write("/proc/self/gid_map", format!("{group} {group} 1"))?;
     }
-    raise_loopback()
+    ready_loopback()
 }
 
-/// netdevice(7): sets MTU and the flags up and running on `lo`.
-fn raise_loopback() -> io::Result<()> {
+/// Gives the loopback of this thread's namespace an MTU of 1,500 and raises it (netdevice(7)).
+pub fn ready_loopback() -> io::Result<()> {
     // SAFETY: a plain system call; the descriptor is checked and owned below.
     let fd = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
     if fd < 0 {

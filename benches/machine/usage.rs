@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use trunkline::clock;
 
-use super::account::{machine_cpu, process_cpu, process_memory};
+use super::account::{machine_cpu, process_cpu, process_memory, process_memory_peak};
 
 /// The accounts at the beginning of a stretch.
 pub struct Meter {
@@ -35,6 +35,8 @@ pub struct Usage {
     pub memory_before: u64,
     /// Memory of the watched processes at its end.
     pub memory_after: u64,
+    /// The most memory that the watched processes ever had, added up, with the files they are made of.
+    pub memory_peak: u64,
 }
 
 impl Usage {
@@ -86,6 +88,7 @@ impl Meter {
             foreign_cores: ((busy - known) / seconds).max(0.0),
             memory_before: self.memory,
             memory_after: end.memory,
+            memory_peak: sum(&self.watch, process_memory_peak)?,
         })
     }
 }
@@ -95,7 +98,11 @@ fn cpu(pids: &[u32]) -> io::Result<Duration> {
 }
 
 fn memory(pids: &[u32]) -> io::Result<u64> {
-    pids.iter().map(|pid| process_memory(*pid)).sum()
+    sum(pids, process_memory)
+}
+
+fn sum(pids: &[u32], of: fn(u32) -> io::Result<u64>) -> io::Result<u64> {
+    pids.iter().map(|pid| of(*pid)).sum()
 }
 
 #[cfg(test)]

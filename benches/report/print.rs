@@ -1,18 +1,22 @@
 //! The result for readers: aligned text, and a markdown table for README.
 
-use super::Book;
+use super::Results;
 use super::spread::Spread;
-use super::table::{Cell, NOISE_MAX, Row};
+use super::table::{Cell, Row};
 
 /// All rows with medians, ranges and ratios.
-pub fn text(book: &Book, rows: &[Row]) -> String {
-    let mut lines =
-        vec![String::new(), format!("{}; {}; kernel {}; {}", book.date, book.cpu, book.kernel, book.network)];
-    lines.extend(noise(book));
-    for row in rows {
-        let flags = flags(row);
-        lines.push(format!("\n{} — {}{}", row.scenario, row.unit, flags));
-        lines.extend(row.cells.iter().enumerate().map(|(index, cell)| text_line(index, cell)));
+pub fn text(results: &Results) -> String {
+    let run = &results.run;
+    let mut lines = vec![
+        String::new(),
+        format!("{}; {}; kernel {}; {}", run.date, run.cpu, run.kernel, run.network),
+        run.command.clone(),
+    ];
+    lines.extend(run.notes.iter().cloned());
+    for row in &results.table {
+        lines.push(format!("\n{} — {}{}", row.scenario, row.unit, flags(row)));
+        let cells = row.cells.iter().enumerate().filter(|(_, cell)| cell.value.is_some());
+        lines.extend(cells.map(|(index, cell)| text_line(index, cell)));
     }
     lines.join("\n")
 }
@@ -26,19 +30,8 @@ fn text_line(index: usize, cell: &Cell) -> String {
     format!("  {:<18} {value:<28}{ratio}", cell.contestant)
 }
 
-/// How busy others were: the condition of every figure.
-fn noise(book: &Book) -> Vec<String> {
-    let foreign = Spread::of(book.entries.iter().map(|entry| entry.report.usage.foreign_cores));
-    let noisy = book.entries.iter().filter(|entry| entry.report.usage.foreign_cores > NOISE_MAX).count();
-    let Some(foreign) = foreign else { return Vec::new() };
-    vec![format!(
-        "foreign cores busy: {}; {noisy} of {} measurements above {NOISE_MAX}",
-        range(foreign),
-        book.entries.len()
-    )]
-}
-
-fn flags(row: &Row) -> String {
+/// What a row's reader must know.
+pub fn flags(row: &Row) -> String {
     let mut flags = String::new();
     if row.noisy {
         flags += " (all rounds noisy, none dropped)";
@@ -51,18 +44,35 @@ fn flags(row: &Row) -> String {
     flags
 }
 
-/// The table that README shows.
-pub fn markdown(book: &Book, rows: &[Row]) -> String {
-    let names = book.contestants.join(" | ");
-    let mut lines = vec![format!("\n| | | {names} |"), format!("|---|---|{}", "---|".repeat(book.contestants.len()))];
-    for row in rows.iter().filter(|row| row.headline) {
-        let cells: Vec<String> = row.cells.iter().enumerate().map(|(index, cell)| markdown_cell(index, cell)).collect();
-        lines.push(format!("| {} | {}{} | {} |", row.scenario, row.unit, flags(row), cells.join(" | ")));
+/// The table that README shows: a column for those who are in most rows, one for all others together.
+pub fn markdown(results: &Results) -> String {
+    let rows: Vec<&Row> = results.table.iter().filter(|row| row.headline).collect();
+    let often = |name: &String| {
+        let has = |row: &&&Row| row.cells.iter().any(|cell| cell.contestant == *name && cell.value.is_some());
+        2 * rows.iter().filter(has).count() > rows.len()
+    };
+    let columns: Vec<&String> = results.run.contestants.iter().filter(|name| often(name)).collect();
+    let names: Vec<&str> = columns.iter().map(|name| name.as_str()).collect();
+    let mut lines = vec![
+        format!("| | | {} | others |", names.join(" | ")),
+        format!("|---|---|{}---|", "---|".repeat(columns.len())),
+    ];
+    for row in rows {
+        let shown = |(index, cell): (usize, &Cell)| markdown_cell(index, cell);
+        let cells = row.cells.iter().enumerate();
+        let (main, rest): (Vec<_>, Vec<_>) = cells.partition(|(_, cell)| columns.contains(&&cell.contestant));
+        let rest = rest.into_iter().filter(|(_, cell)| cell.value.is_some());
+        let rest: Vec<String> = rest.map(|one| format!("{} {}", one.1.contestant, shown(one))).collect();
+        let cells: Vec<String> = main.into_iter().map(shown).collect();
+        lines.push(format!(
+            "| {} | {}{} | {} | {} |",
+            row.scenario,
+            row.unit,
+            flags(row),
+            cells.join(" | "),
+            rest.join("; ")
+        ));
     }
-    lines.push(format!(
-        "\nMedian [min..max]; in brackets how many times ours is of theirs, round by round. {}.",
-        book.date
-    ));
     lines.join("\n")
 }
 
@@ -74,8 +84,12 @@ fn markdown_cell(index: usize, cell: &Cell) -> String {
     }
 }
 
-fn range(spread: Spread) -> String {
-    format!("{} [{}..{}]", number(spread.median), number(spread.min), number(spread.max))
+/// Median and range; the median alone where there is only one value.
+pub fn range(spread: Spread) -> String {
+    match spread.count {
+        1 => number(spread.median),
+        _ => format!("{} [{}..{}]", number(spread.median), number(spread.min), number(spread.max)),
+    }
 }
 
 /// `value` with three significant digits; whole from 100 on.

@@ -1,9 +1,9 @@
 //! Median and range of some values.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Where values lie.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Spread {
     /// The middle one, or the mean of the two in the middle.
     pub median: f64,

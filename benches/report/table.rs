@@ -1,6 +1,6 @@
 //! The rows of the result: one for each figure of each scenario, over the rounds that count.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::Entry;
 use super::spread::Spread;
@@ -8,15 +8,20 @@ use super::spread::Spread;
 /// Foreign cores busy, on average over a measurement, from which on its round does not count for its scenario.
 pub const NOISE_MAX: f64 = 0.5;
 
+/// The contestant that adds nothing.
+const DIRECT: &str = "direct";
+
 /// One figure of one scenario.
-#[derive(Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Row {
     /// The scenario.
-    pub scenario: &'static str,
+    pub scenario: String,
     /// What the figure is, with its unit.
-    pub unit: &'static str,
+    pub unit: String,
     /// Whether it belongs in a short table.
     pub headline: bool,
+    /// Whether it is a speed and not a cost.
+    pub more_is_better: bool,
     /// Rounds left out because the machine was busy with something else.
     pub dropped: usize,
     /// Whether all rounds were, so that the figures are of them after all.
@@ -28,10 +33,10 @@ pub struct Row {
 }
 
 /// One contestant's values.
-#[derive(Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Cell {
     /// Who.
-    pub contestant: &'static str,
+    pub contestant: String,
     /// Its values over the rounds.
     pub value: Option<Spread>,
     /// The first contestant's value divided by this one's, taken round by round.
@@ -64,14 +69,25 @@ fn scenario_rows(scenario: &'static str, contestants: &[&'static str], entries: 
     let errors = entries.iter().map(|entry| entry.report.errors).sum();
     let Some(first) = entries.first() else { return Vec::new() };
     let units: Vec<&'static str> = first.figures.read(&first.report).iter().map(|figure| figure.unit).collect();
-    let row = |(index, unit)| {
-        let of = |name: &str| values(&entries, &kept, name, unit);
+    let row = |unit: &str, headline: bool, of: &dyn Fn(&str) -> Vec<f64>| {
         let ours = contestants.first().map(|name| of(name)).unwrap_or_default();
         let cells = contestants.iter().map(|name| cell(name, &ours, &of(name))).collect();
-        let headline = index < first.figures.headlines();
-        Row { scenario, unit, headline, dropped, noisy, errors, cells }
+        let (scenario, unit, more_is_better) = (scenario.to_owned(), unit.to_owned(), unit.ends_with("/s"));
+        Row { scenario, unit, headline, more_is_better, dropped, noisy, errors, cells }
     };
-    units.into_iter().enumerate().map(row).collect()
+    let of = |name: &str, unit| values(&entries, &kept, name, unit);
+    let headlines = first.figures.headlines();
+    let mut rows: Vec<Row> = Vec::new();
+    for (index, unit) in units.into_iter().enumerate() {
+        rows.push(row(unit, index < headlines, &|name| of(name, unit)));
+        let direct = of(DIRECT, unit);
+        if unit.starts_with("us p") && direct.iter().any(|value| value.is_finite()) {
+            let added = |name: &str| of(name, unit).iter().zip(&direct).map(|(all, direct)| all - direct).collect();
+            let added = |name: &str| if name == DIRECT { Vec::new() } else { added(name) };
+            rows.push(row(&format!("{unit} added over direct"), true, &added));
+        }
+    }
+    rows
 }
 
 /// The values of one contestant in the rounds `kept`, in their order; not a number where there is none.
@@ -83,9 +99,9 @@ fn values(entries: &[&Entry], kept: &[usize], contestant: &str, unit: &str) -> V
     kept.iter().map(|round| value(round).unwrap_or(f64::NAN)).collect()
 }
 
-fn cell(contestant: &'static str, ours: &[f64], theirs: &[f64]) -> Cell {
+fn cell(contestant: &str, ours: &[f64], theirs: &[f64]) -> Cell {
     let ratios = ours.iter().zip(theirs).map(|(ours, theirs)| ours / theirs);
-    Cell { contestant, value: Spread::of(theirs.iter().copied()), ratio: Spread::of(ratios) }
+    Cell { contestant: contestant.to_owned(), value: Spread::of(theirs.iter().copied()), ratio: Spread::of(ratios) }
 }
 
 #[cfg(test)]
@@ -137,6 +153,22 @@ mod tests {
         let ratio = rows(&NAMES, &entries)[0].cells[1].ratio.expect("two ratios");
         // 10/20 and 40/50, not the quotient of the medians.
         assert!((ratio.min - 0.5).abs() < 1e-9 && (ratio.max - 0.8).abs() < 1e-9, "{ratio:?}");
+    }
+
+    #[test]
+    fn what_a_chain_adds_is_its_latency_without_that_of_the_upstream_alone() {
+        let paced = |contestant, p50_us| {
+            let mut entry = entry(0, contestant, 30.0, 0.0);
+            entry.figures = Figures::Paced;
+            entry.report.latency.p50_us = p50_us;
+            entry
+        };
+        let rows =
+            rows(&["ours", "theirs", DIRECT], &[paced("ours", 250.0), paced("theirs", 350.0), paced(DIRECT, 150.0)]);
+        let row = rows.iter().find(|row| row.unit == "us p50 added over direct").expect("a row");
+        let medians: Vec<_> = row.cells.iter().map(|cell| cell.value.map(|value| value.median)).collect();
+        assert_eq!(medians, [Some(100.0), Some(200.0), None]);
+        assert_eq!(row.cells[1].ratio.map(|ratio| ratio.median), Some(0.5));
     }
 
     #[test]

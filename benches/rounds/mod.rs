@@ -1,28 +1,33 @@
-//! The course of a run: which scenarios, in which order, through which contestants; and how each is started.
+//! The course of a run: which scenarios, in which order, through which contestants.
 //!
-//! In every round each scenario goes through all contestants one right after the other, so that they meet the same
-//! machine, and the order is rotated from round to round. All chains are up all the time; only one is under load.
+//! In every round each scenario goes through its contestants one right after the other, so that they meet the same
+//! machine, and the order is rotated from round to round. All chains are up all the time; only one is under load. One that
+//! cannot be had, or breaks and does not start again, is left out, and the result says so.
 
+mod bench;
+pub mod cross_check;
+mod link;
 mod options;
 mod scenario;
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use trunkline::clock;
 
 use crate::Outcome;
-use crate::chains::{Chain, Contestant, HOST, Process, Stage, pinned};
-use crate::load::{Plan, Protocol, Report};
-use crate::machine::{Cores, isolate};
-use crate::report::{Book, Entry, Figures};
+use crate::chains::Contestant;
+use crate::machine::isolate;
+use crate::net::namespace;
+use crate::report::Book;
+use bench::Bench;
 use options::Options;
-use scenario::Scenario;
 
 /// `make bench`.
 pub fn main() -> Outcome<()> {
-    let options = Options::read()?;
-    for contestant in &options.contestants {
-        contestant.programs()?;
-    }
+    let mut options = Options::read()?;
+    let left_out = fetch(&mut options.contestants)?;
+    namespace::remove_leftovers();
     let network = match isolate() {
         Ok(()) => "loopback of its own, packets of 1,500 bytes".to_owned(),
         Err(error) => format!("the machine's loopback, large packets ({error})"),
@@ -32,117 +37,53 @@ pub fn main() -> Outcome<()> {
     if dir.exists() {
         std::fs::remove_dir_all(&dir)?;
     }
-    let mut bench = Bench::set_up(&dir, options)?;
-    let mut book = Book::new(&network, bench.options.contestants.iter().map(|c| c.name()).collect());
-    bench.run(&mut book)?;
+    let mut book = Book::new(&network, options.contestants.iter().map(|c| c.name()).collect(), Options::command());
+    left_out.into_iter().for_each(|(name, why)| book.leave_out(name, &why));
+    let mut bench = Bench::set_up(&dir, &options, &mut book)?;
+    rounds(&mut bench, &options, &mut book);
+    let whole = bench.is_whole();
     drop(bench);
-    std::fs::remove_dir_all(&dir)?;
+    if whole {
+        std::fs::remove_dir_all(&dir)?;
+    }
     book.publish(&folder())
 }
 
-/// Everything that is up while measurements go on.
-struct Bench {
-    options: Options,
-    stage: Stage,
-    upstream: Process,
-    chains: Vec<(Contestant, Chain)>,
+/// Brings the programs of all contestants; those whose programs cannot be had go, and are returned with the reason.
+fn fetch(contestants: &mut Vec<Contestant>) -> Outcome<Vec<(&'static str, String)>> {
+    let mut missing = Vec::new();
+    contestants.retain(|contestant| match contestant.programs() {
+        Ok(_) => true,
+        Err(error) => {
+            missing.push((contestant.name(), error.to_string()));
+            false
+        }
+    });
+    if contestants.is_empty() {
+        return Err(format!("nobody takes part: {missing:?}").into());
+    }
+    Ok(missing)
 }
 
-impl Bench {
-    fn set_up(dir: &Path, options: Options) -> Outcome<Self> {
-        std::fs::create_dir_all(dir)?;
-        let cores = Cores::choose()?;
-        let upstream = Process::start(this_program()?.arg("upstream"), cores.load, &dir.join("upstream.log"))?;
-        let ready = upstream.ready()?;
-        let address = ready["http"].as_str().ok_or("the upstream named no address")?.parse()?;
-        let stage = Stage::new(dir.to_owned(), address, cores)?;
-        let mut bench = Self { options, stage, upstream, chains: Vec::new() };
-        for contestant in bench.options.contestants.clone() {
-            let chain = contestant.start(&bench.stage)?;
-            bench.chains.push((contestant, chain));
-            bench.probe(bench.chains.len() - 1)?;
+/// All rounds for which there is time: none begins that would last beyond it, by the longest of those like it.
+fn rounds(bench: &mut Bench<'_>, options: &Options, book: &mut Book) {
+    let began = clock::now();
+    let mut longest = Duration::ZERO;
+    for round in 0..options.rounds {
+        let start = clock::now();
+        if start - began + longest > options.time_max {
+            book.note(format!("{round} of {} rounds: the time of {:?} was over", options.rounds, options.time_max));
+            return;
         }
-        Ok(bench)
-    }
-
-    /// Waits until chain `index` answers over both protocols.
-    fn probe(&self, index: usize) -> Outcome<()> {
-        for protocol in [Protocol::Http3, Protocol::Http2] {
-            let name = self.chains[index].0.name();
-            let scenario = Scenario { protocol, ..Scenario::probe() };
-            self.measure(index, &scenario).map_err(|error| format!("{name}, {protocol:?}: {error}"))?;
-        }
-        Ok(())
-    }
-
-    fn run(&mut self, book: &mut Book) -> Outcome<()> {
-        let count = self.chains.len();
-        let scenarios = self.options.scenarios.clone();
-        for round in 0..self.options.rounds {
-            for scenario in &scenarios {
-                for turn in 0..count {
-                    book.enter(self.turn(round, scenario, (round + turn) % count)?);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// One measurement. One that cannot be made is an empty cell with its error, not the end of a long run.
-    fn turn(&mut self, round: usize, scenario: &Scenario, index: usize) -> Outcome<Entry> {
-        if scenario.figures == Figures::Idle {
-            self.restart(index)?;
-        }
-        let report = self.measure(index, scenario).unwrap_or_else(|error| Report::failed(error.to_string()));
-        let contestant = self.chains[index].0.name();
-        Ok(Entry { round, scenario: scenario.name, figures: scenario.figures, contestant, report })
-    }
-
-    /// Starts chain `index` anew: memory that an earlier load left behind must not serve what is measured now.
-    fn restart(&mut self, index: usize) -> Outcome<()> {
-        let contestant = self.chains[index].0;
-        self.chains[index].1 = contestant.start(&self.stage)?;
-        self.probe(index)
-    }
-
-    /// Runs the load generator once against chain `index`.
-    fn measure(&self, index: usize, scenario: &Scenario) -> Outcome<Report> {
-        let plan = serde_json::to_string(&self.plan(index, scenario))?;
-        let mut command = this_program()?;
-        pinned(command.args(["load", &plan]), self.stage.cores.load);
-        let output = command.stderr(Stdio::piped()).output()?;
-        if !output.status.success() {
-            return Err(String::from_utf8_lossy(&output.stderr).trim().to_owned().into());
-        }
-        Ok(serde_json::from_slice(&output.stdout)?)
-    }
-
-    fn plan(&self, index: usize, scenario: &Scenario) -> Plan {
-        let others = self.chains.iter().enumerate().filter(|(other, _)| *other != index);
-        let mut bystanders: Vec<u32> = others.flat_map(|(_, (_, chain))| chain.pids()).collect();
-        bystanders.extend([self.upstream.pid(), std::process::id()]);
-        let chain = &self.chains[index].1;
-        Plan {
-            target: chain.address,
-            host: HOST.to_owned(),
-            ca: self.stage.certificates.path("site-ca.pem"),
-            protocol: scenario.protocol,
-            shape: scenario.shape,
-            ask: scenario.ask,
-            warm_up_ms: self.options.window_ms / 4,
-            window_ms: self.options.window_ms,
-            watch: chain.pids(),
-            bystanders,
+        bench.round(round, book);
+        // The first one has more in it than the others.
+        if round > 0 || options.rounds == 1 {
+            longest = longest.max(clock::now() - start);
         }
     }
 }
 
 /// Where results lie: target/bench.
-fn folder() -> PathBuf {
+pub fn folder() -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("bench")
-}
-
-/// This program once more, for another role.
-fn this_program() -> Outcome<Command> {
-    Ok(Command::new(std::env::current_exe()?))
 }

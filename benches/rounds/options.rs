@@ -2,8 +2,9 @@
 
 use std::env;
 use std::str::FromStr;
+use std::time::Duration;
 
-use super::scenario::Scenario;
+use super::scenario::{Part, Scenario};
 use crate::Outcome;
 use crate::chains::Contestant;
 
@@ -11,25 +12,59 @@ use crate::chains::Contestant;
 pub struct Options {
     /// How many times everything is measured.
     pub rounds: usize,
+    /// No round begins that would end later than this.
+    pub time_max: Duration,
     /// Length of one measurement, milliseconds.
-    pub window_ms: u64,
+    window_ms: u64,
     /// Who takes part.
     pub contestants: Vec<Contestant>,
     /// What is measured.
     pub scenarios: Vec<Scenario>,
+    /// Whether contestants, and scenarios, were named: then all are in every round.
+    named: (bool, bool),
 }
 
 impl Options {
     /// Reads the variables named in chain.rs; a name that is not known is an error that lists those that are.
     pub fn read() -> Outcome<Self> {
-        let defaults: Vec<Contestant> = Contestant::ALL.into_iter().filter(|c| c.by_default()).collect();
-        let seconds: f64 = number("BENCH_SECONDS", 2.0)?;
+        let seconds: f64 = number("BENCH_SECONDS", 1.0)?;
+        let minutes: f64 = number("BENCH_MINUTES", 14.0)?;
+        let contestants = chosen("BENCH_CHAINS", &Contestant::ALL, |c| c.name())?;
+        let scenarios = chosen("BENCH_SCENARIOS", &Scenario::all(), |s| s.name)?;
+        let defaults = || Contestant::ALL.into_iter().filter(|c| c.by_default()).collect();
         Ok(Self {
             rounds: number("BENCH_ROUNDS", 7)?,
+            time_max: Duration::try_from_secs_f64(minutes * 60.0)?,
             window_ms: (seconds * 1_000.0) as u64,
-            contestants: chosen("BENCH_CHAINS", &Contestant::ALL, |c| c.name())?.unwrap_or(defaults),
-            scenarios: chosen("BENCH_SCENARIOS", &Scenario::all(), |s| s.name)?.unwrap_or_else(Scenario::all),
+            named: (contestants.is_some(), scenarios.is_some()),
+            contestants: contestants.unwrap_or_else(defaults),
+            scenarios: scenarios.unwrap_or_else(Scenario::all),
         })
+    }
+
+    /// How long `scenario` is measured, milliseconds.
+    pub fn window_ms(&self, scenario: &Scenario) -> u64 {
+        (self.window_ms as f64 * scenario.length) as u64
+    }
+
+    /// Whether `contestant` takes part in `scenario` in a round.
+    pub fn takes(&self, round: usize, scenario: &Scenario, contestant: Contestant) -> bool {
+        let (contestants_named, scenario_named) = self.named;
+        let fits = match scenario.part {
+            _ if contestants_named => true,
+            Part::Main => contestant.is_close() || round == 0 || scenario_named,
+            Part::Close => contestant.is_close(),
+            Part::Once(among) => among.contains(&contestant),
+        };
+        let seldom = matches!(scenario.part, Part::Once(_)) && !scenario_named && round > 0;
+        scenario.suits(contestant) && fits && !seldom
+    }
+
+    /// Those of `all` and the environment that a reader needs to run the same again.
+    pub fn command() -> String {
+        let names = ["BENCH_ROUNDS", "BENCH_SECONDS", "BENCH_MINUTES", "BENCH_CHAINS", "BENCH_SCENARIOS"];
+        let set = names.iter().filter_map(|name| Some(format!("{name}={} ", env::var(name).ok()?)));
+        set.collect::<String>() + "make bench"
     }
 }
 

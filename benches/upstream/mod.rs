@@ -1,9 +1,9 @@
 //! The bench's upstream: HTTP/1.1 keep-alive on one thread, as cheap as hyper makes it, the same for every contestant.
 //!
-//! `GET /bytes/N` answers N bytes, `POST /sink` answers how many bytes came. Prints the address it bound as a JSON line.
+//! `GET /bytes/N` answers N bytes, `POST /sink` answers how many bytes came, `GET /never` never answers. Prints the address it bound as a JSON line.
 
 use std::convert::Infallible;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::IpAddr;
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
@@ -16,18 +16,18 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 use crate::Outcome;
-use crate::load::Filler;
+use crate::load::{Ask, Filler};
 
 type Answer = Response<Either<Filler, Full<Bytes>>>;
 
-/// Serves until it is killed.
-pub fn main() -> Outcome<()> {
+/// Serves on this address until it is killed.
+pub fn main(ip: &str) -> Outcome<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(serve())
+    runtime.block_on(serve(ip.parse()?))
 }
 
-async fn serve() -> Outcome<()> {
-    let listener = TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await?;
+async fn serve(ip: IpAddr) -> Outcome<()> {
+    let listener = TcpListener::bind((ip, 0)).await?;
     println!("{}", serde_json::json!({ "ready": true, "http": listener.local_addr()? }));
     let mut connections = JoinSet::new();
     loop {
@@ -45,8 +45,9 @@ async fn connection(tcp: TcpStream) {
 
 async fn answer(request: Request<Incoming>) -> Result<Answer, Infallible> {
     Ok(match (request.method(), request.uri().path().strip_prefix("/bytes/").map(str::parse)) {
-        (&Method::GET, Some(Ok(bytes))) => Response::new(Either::Left(Filler::new(bytes))),
+        (&Method::GET, Some(Ok(bytes))) => Response::new(Either::Left(Filler::new(bytes, None))),
         (&Method::POST, None) => count(request.into_body()).await,
+        (&Method::GET, None) if request.uri().path() == Ask::Never.path() => std::future::pending().await,
         _ => status(StatusCode::NOT_FOUND),
     })
 }

@@ -39,6 +39,9 @@ const SLOT_LEN: usize = 64 << 10;
 
 /// Packets that share memory, at most.
 const RUN: usize = 4;
+/// Messages asked for when the last receive brought one: each place for one is filled in before the call, and a process that
+/// wakes up for one packet has none of that memory in its cache.
+const SLOTS_FEW: usize = 2;
 
 /// See the module.
 pub(super) struct Datagrams {
@@ -274,12 +277,15 @@ struct Received {
     offset: usize,
     /// Receive errors in a row.
     errors: u32,
+    /// Messages to ask for.
+    slots: usize,
 }
 
 impl Received {
     fn new() -> Self {
         let buffer = vec![0; SLOT_LEN * BATCH_SIZE].into_boxed_slice();
-        Self { buffer, metas: [RecvMeta::default(); BATCH_SIZE], count: 0, slot: 0, offset: 0, errors: 0 }
+        let metas = [RecvMeta::default(); BATCH_SIZE];
+        Self { buffer, metas, count: 0, slot: 0, offset: 0, errors: 0, slots: SLOTS_FEW }
     }
 
     fn fill(
@@ -289,9 +295,11 @@ impl Received {
         let mut slots = self.buffer.chunks_exact_mut(SLOT_LEN);
         let mut slots: [IoSliceMut<'_>; BATCH_SIZE] =
             std::array::from_fn(|_| IoSliceMut::new(slots.next().unwrap_or_default()));
-        match receive(&mut slots, &mut self.metas) {
+        let asked = self.slots;
+        match receive(slots.get_mut(..asked).unwrap_or_default(), &mut self.metas) {
             Ok(count) => {
                 (self.count, self.slot, self.offset, self.errors) = (count, 0, 0, 0);
+                self.slots = if count < asked { SLOTS_FEW } else { BATCH_SIZE };
                 let alone = count <= 1 && self.metas.first().is_none_or(|meta| meta.len <= meta.stride);
                 Ok(if alone { Fill::One } else { Fill::Many })
             }
@@ -351,7 +359,7 @@ mod tests {
 
     /// A receive of messages with these lengths and strides, each byte its position in the message.
     fn filled(messages: &[(usize, usize)]) -> Received {
-        let mut received = Received::new();
+        let mut received = Received { slots: BATCH_SIZE, ..Received::new() };
         let fill = received.fill(|slots, metas| {
             for (i, &(len, stride)) in messages.iter().enumerate() {
                 metas[i] = meta(len, stride);

@@ -29,7 +29,7 @@ use quinn::{AsyncUdpSocket, UdpPoller};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::batch::{Batch, Offer};
+use super::batch::{Batch, Batches, Offer};
 use super::unreachable::{ErrorQueue, Unreachable};
 
 /// Receive errors in a row after which the socket counts as broken.
@@ -100,21 +100,24 @@ impl Datagrams {
         Ok(())
     }
 
-    /// Sends what waits, unless more of it came since the last turn.
+    /// Sends what waits, but for what grew since the last turn.
     fn poll_flush(&self, cx: &mut Context<'_>) {
-        let Waiting { batch, endpoint } = &mut *self.waiting.lock();
+        let Waiting { batches, endpoint } = &mut *self.waiting.lock();
         if endpoint.as_ref().is_none_or(|known| !known.will_wake(cx.waker())) {
             *endpoint = Some(cx.waker().clone());
         }
-        if batch.has_grown() {
-            return cx.waker().wake_by_ref();
-        }
-        while self.flush(batch).is_err() {
-            let Ok(room) = self.room() else { return batch.clear() };
-            if room.poll_write_ready(cx).is_pending() {
-                return;
+        for batch in batches.iter_mut() {
+            if batch.has_grown() {
+                cx.waker().wake_by_ref();
+                continue;
             }
-            self.handle_room();
+            while self.flush(batch).is_err() {
+                let Ok(room) = self.room() else { return batch.clear() };
+                if room.poll_write_ready(cx).is_pending() {
+                    return;
+                }
+                self.handle_room();
+            }
         }
     }
 
@@ -142,14 +145,14 @@ impl AsyncUdpSocket for Datagrams {
     }
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
-        let Waiting { batch, endpoint } = &mut *self.waiting.lock();
-        loop {
+        let Waiting { batches, endpoint } = &mut *self.waiting.lock();
+        while let Some(batch) = batches.find(transmit) {
             match batch.offer(transmit) {
                 Offer::Waits => endpoint.iter().for_each(Waker::wake_by_ref),
                 // It took them: should there be no room, they are sent later.
                 Offer::Complete if self.flush(batch).is_err() => endpoint.iter().for_each(Waker::wake_by_ref),
                 Offer::Complete => {}
-                Offer::Apart if batch.is_empty() => return self.send(transmit),
+                Offer::Apart if batch.is_empty() => break,
                 Offer::Apart => {
                     self.flush(batch)?;
                     continue;
@@ -157,6 +160,7 @@ impl AsyncUdpSocket for Datagrams {
             }
             return Ok(());
         }
+        self.send(transmit)
     }
 
     fn poll_recv(
@@ -211,16 +215,17 @@ impl AsyncUdpSocket for Datagrams {
 /// Datagrams that leave with those that are likely to follow.
 #[derive(Default)]
 struct Waiting {
-    batch: Batch,
+    batches: Batches,
     /// The endpoint's task: it is there in every turn of the event loop in which one of its connections was.
     endpoint: Option<Waker>,
 }
 
 impl Drop for Datagrams {
     fn drop(&mut self) {
-        let waiting = std::mem::take(&mut *self.waiting.lock());
-        let mut batch = waiting.batch;
-        let _ = self.flush(&mut batch);
+        let mut waiting = std::mem::take(&mut *self.waiting.lock());
+        for batch in waiting.batches.iter_mut() {
+            let _ = self.flush(batch);
+        }
     }
 }
 
@@ -492,7 +497,7 @@ mod tests {
             tokio::task::yield_now().await;
             send(&full, Some(100));
             send(&full, Some(100));
-            assert!(!datagrams.waiting.lock().batch.is_empty());
+            assert!(datagrams.waiting.lock().batches.iter_mut().any(|batch| !batch.is_empty()));
             arrive(vec![100; 20]).await;
             send(&full, Some(100));
             send(&[1; 30], None);

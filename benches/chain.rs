@@ -7,7 +7,7 @@
 //!
 //! `BENCH_ROUNDS` (7), `BENCH_SECONDS` (1, length of a measurement; some are a multiple of it), `BENCH_CHAINS` and
 //! `BENCH_SCENARIOS` (names or their beginnings, separated by commas) narrow or widen a run: what is named is measured in
-//! every round; otherwise rare contestants and long scenarios are in the first round alone. `BENCH_MINUTES` (14): no round
+//! every round; otherwise rare contestants and long scenarios are in the first round alone. `BENCH_MINUTES` (15): no round
 //! begins that would end later. `BENCH_CERTS` names a folder as `edge ca` makes it, instead of fresh certificates.
 //! `BENCH_BASELINE` names a folder with an `edge` and an `origin` of another build: a contestant of its own, beside which a
 //! change shows what it costs or saves.

@@ -15,8 +15,11 @@ const LEFT: f64 = 250.0;
 const WIDTH: f64 = 620.0;
 const TOP: f64 = 70.0;
 const ROW: f64 = 24.0;
-/// One for each rival, told apart also by those who see few colours (Okabe and Ito).
-const COLOURS: [&str; 8] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6bb1", "#555555"];
+/// One for each rival, told apart also by those who see few colours (after Okabe and Ito, and Tol).
+const COLOURS: [&str; 12] = [
+    "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6bb1", "#555555", "#882255", "#999933",
+    "#44aa99", "#000000",
+];
 
 /// The picture of all main figures.
 pub fn svg(results: &Results) -> String {

@@ -95,19 +95,19 @@ impl<'a> Bench<'a> {
         book.enter(Entry { round, scenario: scenario.name, figures, contestant: name, report });
     }
 
-    /// Starts chain `index` anew. One that does not come up takes no further part.
+    /// Starts chain `index` anew. One that does not come up, tried twice, takes no further part.
     fn restart(&mut self, index: usize, book: &mut Book) {
-        let contestant = self.chains[index].0;
-        self.chains[index].1 = None;
-        let started = contestant.start(&self.stage).and_then(|chain| {
-            self.chains[index].1 = Some(chain);
-            self.probe(index)
-        });
-        if let Err(error) = started {
+        if let Err(error) = self.try_restart(index).or_else(|_| self.try_restart(index)) {
             self.chains[index].1 = None;
             self.whole = false;
-            book.leave_out(contestant.name(), &error.to_string());
+            book.leave_out(self.chains[index].0.name(), &error.to_string());
         }
+    }
+
+    fn try_restart(&mut self, index: usize) -> Outcome<()> {
+        self.chains[index].1 = None;
+        self.chains[index].1 = Some(self.chains[index].0.start(&self.stage)?);
+        self.probe(index)
     }
 
     /// Waits until chain `index` answers over all its protocols.

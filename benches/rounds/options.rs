@@ -28,7 +28,7 @@ impl Options {
     /// Reads the variables named in chain.rs; a name that is not known is an error that lists those that are.
     pub fn read() -> Outcome<Self> {
         let seconds: f64 = number("BENCH_SECONDS", 1.0)?;
-        let minutes: f64 = number("BENCH_MINUTES", 14.0)?;
+        let minutes: f64 = number("BENCH_MINUTES", 15.0)?;
         let contestants = chosen("BENCH_CHAINS", &Contestant::ALL, |c| c.name())?;
         let scenarios = chosen("BENCH_SCENARIOS", &Scenario::all(), |s| s.name)?;
         let defaults = || Contestant::ALL.into_iter().filter(|c| c.by_default()).collect();
@@ -60,7 +60,7 @@ impl Options {
         scenario.suits(contestant) && fits && !seldom
     }
 
-    /// Those of `all` and the environment that a reader needs to run the same again.
+    /// What a reader types to run the same again.
     pub fn command() -> String {
         let names = ["BENCH_ROUNDS", "BENCH_SECONDS", "BENCH_MINUTES", "BENCH_CHAINS", "BENCH_SCENARIOS"];
         let set = names.iter().filter_map(|name| Some(format!("{name}={} ", env::var(name).ok()?)));

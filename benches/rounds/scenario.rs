@@ -41,6 +41,8 @@ use Contestant::{Baseline, CaddyHttp3, HaproxyReverse, NginxHttp2, Trunkline};
 
 /// Who matters where a measurement is long.
 const FEW_RIVALS: &[Contestant] = &[Trunkline, Baseline, HaproxyReverse, NginxHttp2];
+const ONE_RIVAL: &[Contestant] = &[Trunkline, Baseline, HaproxyReverse];
+const OURS: &[Contestant] = &[Trunkline, Baseline];
 const ON_LINKS: &[Contestant] = &[Trunkline, Baseline, HaproxyReverse, NginxHttp2, CaddyHttp3];
 const OVER_TCP: &[Contestant] = &[Trunkline, Baseline, NginxHttp2];
 
@@ -129,7 +131,7 @@ impl Scenario {
 
     /// Line K. The last two go through a tunnel with a round trip of 20 ms, without and with loss.
     fn beside() -> Vec<Self> {
-        let line = |name, trouble| Self::http3(name, beside(trouble), SMALL, Figures::Beside).once(FEW_RIVALS, 3.0);
+        let line = |name, trouble| Self::http3(name, beside(trouble), SMALL, Figures::Beside).once(ONE_RIVAL, 3.0);
         vec![
             line("h3-beside-none", Trouble::None),
             line("h3-beside-stalled", Trouble::StalledClient),
@@ -159,8 +161,8 @@ impl Scenario {
         let unread = Shape::Unread { connections: 100, streams: 10 };
         let five = Ask::Download(5_000_000_000);
         vec![
-            Self::http3("h3-unread-1000", unread, Ask::Download(LARGE), Figures::Memory).once(FEW_RIVALS, 2.0),
-            Self::http3("h3-down-5GB", Shape::Once, five, Figures::Memory).once(FEW_RIVALS, 30.0),
+            Self::http3("h3-unread-1000", unread, Ask::Download(LARGE), Figures::Memory).once(ONE_RIVAL, 2.0),
+            Self::http3("h3-down-5GB", Shape::Once, five, Figures::Memory).once(OURS, 30.0),
         ]
     }
 

@@ -10,7 +10,7 @@ pub mod log;
 pub mod metrics;
 pub mod ready;
 pub mod record;
+pub mod timestamp;
 
 mod escape;
 mod process;
-mod timestamp;

@@ -3,16 +3,19 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use http::Request;
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::TokioIo;
+use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio::sync::{Mutex, MutexGuard};
 use trunkline::ca::{self, Subject};
 use trunkline::dev::child::Child;
 use trunkline::dev::layout::SERVICE;
+use trunkline::observe::timestamp;
 
 use crate::chain::{Chain, Setup, edge_binary, eventually, metric, origin_binary, status_and_body};
 use crate::relay::Relay;
@@ -119,7 +122,7 @@ impl Cluster {
 
     /// Links of a gateway to each address it dials.
     fn links(&self) -> usize {
-        if self.plan.tunnel.contains("links = 1") { 1 } else { 2 }
+        self.plan.tunnel.strip_prefix("links = ").map_or(2, |links| links.parse().expect("a number"))
     }
 
     /// The addresses that gateways dial.
@@ -212,7 +215,7 @@ impl Cluster {
     }
 
     /// What a gateway says of itself.
-    pub async fn status(&self, gateway: usize) -> serde_json::Value {
+    pub async fn status(&self, gateway: usize) -> Value {
         let (_, status) = status_and_body(admin(&self.gateways[gateway]), "/status").await;
         serde_json::from_str(&status).expect("JSON")
     }
@@ -299,6 +302,16 @@ pub fn admin(child: &Child) -> SocketAddr {
 /// How often an event happened in a process, of the name that it has everywhere.
 pub async fn event(child: &Child, name: &str) -> f64 {
     metric(admin(child), &series(name)).await
+}
+
+/// The events of that name that a process told of since then. From its log, which forgets none.
+pub fn told(child: &Child, name: &str, since: SystemTime) -> Vec<Value> {
+    let mut from = Vec::new();
+    timestamp::push(&mut from, since);
+    let from = String::from_utf8(from).expect("text");
+    let log = child.log_text();
+    let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    lines.filter(|line| line["event"] == name && line["timestamp"].as_str().is_some_and(|at| at >= &*from)).collect()
 }
 
 fn series(event: &str) -> String {

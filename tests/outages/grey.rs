@@ -10,7 +10,7 @@ use trunkline::clock;
 
 use crate::chain::{eventually, in_time, metric, status_and_body};
 use crate::client::{Client, Protocol};
-use crate::cluster::{Cluster, Plan, admin, event};
+use crate::cluster::{Cluster, Plan, admin, told};
 use crate::load::{Kind, Load};
 
 async fn status(cluster: &Cluster) -> Value {
@@ -23,13 +23,18 @@ async fn row_14_a_gateway_heartbeats_and_does_not_answer() {
     let mut cluster = Cluster::with(Plan { apart: true, ..Plan::new(1, 2) }).await;
     let load = Load::start(&cluster);
     load.warm().await;
-    let since = clock::now();
+    let (since, began) = (clock::wall(), clock::now());
     cluster.more[0].signal(libc::SIGSTOP);
-    eventually("it is ejected", async || (event(&cluster.chain.edges[0], "ejection").await > 0.0).then_some(())).await;
-    let ejected = since.elapsed();
-    eventually("what waits is hedged", async || (event(&cluster.chain.edges[0], "hedge").await > 0.0).then_some(()))
-        .await;
-    let hedged = since.elapsed();
+    let happens = async |name: &str, why: &str| {
+        eventually(why, async || {
+            let told = told(&cluster.chain.edges[0], name, since);
+            let its = |told: &Value| told["from"].as_str().is_some_and(|link| link.starts_with("gw-2#"));
+            told.iter().any(|told| its(told) && told["why"] == why).then(|| began.elapsed())
+        })
+        .await
+    };
+    let ejected = happens("ejection", "requests wait and none is answered").await;
+    let hedged = happens("hedge", "its link answers nothing").await;
     load.run(Duration::from_secs(2)).await;
     let late = clock::now();
     load.run(Duration::from_secs(2)).await;

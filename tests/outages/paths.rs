@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use serde_json::Value;
+use tokio::task::JoinSet;
 use trunkline::clock;
 
 use crate::chain::{eventually, metric, status_and_body};
-use crate::cluster::{Cluster, Plan, event};
+use crate::client::{Client, Protocol};
+use crate::cluster::{Cluster, Plan, event, told};
 use crate::load::{Kind, Load};
 use crate::relay::Path;
 
@@ -50,26 +52,54 @@ async fn row_5_a_whole_path_goes_dark_while_another_lives() {
     done.assert_flawless();
 }
 
+/// Short requests one after the other, over a few connections, until it is dropped.
+async fn trickle(cluster: &Cluster) -> JoinSet<()> {
+    let mut clients = JoinSet::new();
+    for _ in 0..8 {
+        let mut client = Client::connect(&cluster.chain, Protocol::Http2).await;
+        clients.spawn(async move {
+            loop {
+                assert_eq!(client.get("/bytes/1000").await.status, 200);
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        });
+    }
+    clients
+}
+
 #[tokio::test]
 async fn row_13_loss_in_one_direction_is_noticed_at_the_other_end() {
     for (direction, path) in [("from", Path::lossy(100, 0)), ("to", Path::lossy(0, 100))] {
         let mut cluster = Cluster::with(Plan { relays: 2, ..Plan::new(1, 1) }).await;
-        let load = Load::start(&cluster);
-        load.warm().await;
+        // No bursts, which a small socket buffer would lose: what is told of is this loss.
+        let trickle = trickle(&cluster).await;
         let relay = &cluster.relays[0][0];
+        let ip = relay.address.ip().to_string();
+        let passes_it = |tunnel: &&Value| tunnel["address"].as_str().is_some_and(|address| address.starts_with(&ip));
+        eventually("nothing is lost yet", async || {
+            let quiet = |tunnel: &Value| tunnel["lost_permille"].as_u64() < Some(10);
+            tunnels(&cluster).await.iter().all(quiet).then_some(())
+        })
+        .await;
         relay.set(path);
-        let (since, ip) = (clock::now(), relay.address.ip().to_string());
-        let lost = eventually("the PoP knows", async || {
+        let (since, began) = (clock::wall(), clock::now());
+        // The PoP counts what it sends itself; of what comes it learns from the gateway's reports.
+        let why = eventually("the PoP knows, and in which direction", async || {
             let tunnels = tunnels(&cluster).await;
-            let mut lossy =
-                tunnels.iter().filter(|tunnel| tunnel["address"].as_str().is_some_and(|a| a.starts_with(&ip)));
-            lossy.find_map(|tunnel| tunnel["lost_permille"].as_u64().filter(|lost| *lost > 40))
+            let links: Vec<_> = tunnels.iter().filter(passes_it).map(|tunnel| &tunnel["link"]).collect();
+            let told = told(&cluster.chain.edges[0], "loss", since);
+            let of_it = told.iter().filter(|told| links.contains(&&told["from"]));
+            let mut whys = of_it.filter_map(|told| told["why"].as_str());
+            whys.find(|why| why.ends_with(&format!("{direction} it"))).map(str::to_owned)
         })
         .await;
         println!(
-            "| 13 10 % loss {direction} the gateway | the PoP knows of {lost} \u{2030} after {} ms |",
-            since.elapsed().as_millis()
+            "| 13 10 % loss {direction} the gateway | the PoP knows after {} ms: {why} |",
+            began.elapsed().as_millis()
         );
+        drop(trickle);
+        let load = Load::start(&cluster);
+        load.warm().await;
         load.run(SETTLE).await;
         let done = load.finish().await;
         done.report(&format!("13 10 % loss {direction} the gateway on one of two paths"), &mut cluster).await;

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use socket2::SockRef;
 use tokio::net::UdpSocket;
 use tokio::runtime::Builder;
 use tokio::sync::mpsc;
@@ -19,6 +20,8 @@ use trunkline::clock;
 
 /// Datagrams on their way; more are lost.
 const QUEUE_MAX: usize = 16_384;
+/// Asked of the kernel for each socket.
+const BUFFER_LEN: usize = 4 << 20;
 /// Largest datagram.
 const DATAGRAM_MAX: usize = 65_535;
 
@@ -84,8 +87,7 @@ impl Relay {
     pub fn start(pop: SocketAddr) -> Self {
         static NEXT: AtomicU8 = AtomicU8::new(10);
         let own = IpAddr::V4(Ipv4Addr::new(127, 0, 7, NEXT.fetch_add(1, Ordering::Relaxed)));
-        let front = std::net::UdpSocket::bind((own, 0)).expect("a relay's socket");
-        front.set_nonblocking(true).expect("non-blocking");
+        let front = roomy(SocketAddr::new(own, 0));
         let address = front.local_addr().expect("address");
         let (state, end) = (Arc::<Mutex<State>>::default(), CancellationToken::new());
         let (shared, ended) = (state.clone(), end.clone());
@@ -127,6 +129,14 @@ impl Drop for Relay {
     }
 }
 
+/// A socket that a burst does not overflow, as far as the kernel gives room: what is lost shall be lost on purpose.
+fn roomy(address: SocketAddr) -> std::net::UdpSocket {
+    let socket = std::net::UdpSocket::bind(address).expect("a relay's socket");
+    socket.set_nonblocking(true).expect("non-blocking");
+    SockRef::from(&socket).set_recv_buffer_size(BUFFER_LEN).expect("a buffer");
+    socket
+}
+
 /// Until the future is dropped.
 async fn forward(front: Arc<UdpSocket>, own: SocketAddr, pop: SocketAddr, state: Arc<Mutex<State>>) {
     let mut tasks = JoinSet::new();
@@ -138,7 +148,7 @@ async fn forward(front: Arc<UdpSocket>, own: SocketAddr, pop: SocketAddr, state:
         let back = match backs.entry(from) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(new) => {
-                let back = Arc::new(UdpSocket::bind(own).await.expect("a socket"));
+                let back = Arc::new(UdpSocket::from_std(roomy(own)).expect("a socket"));
                 let late = Late::start(&mut tasks, front.clone(), from);
                 tasks.spawn(give_back(late, back.clone(), from, state.clone()));
                 new.insert(Late::start(&mut tasks, back, pop))

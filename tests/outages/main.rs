@@ -19,6 +19,7 @@ mod template;
 #[path = "../../benches/chains/tools.rs"]
 mod tools;
 
+mod address;
 mod bounds;
 mod cluster;
 mod drains;

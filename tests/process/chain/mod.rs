@@ -24,6 +24,8 @@ pub const HOST: &str = "www.example.test";
 pub struct Setup {
     /// Edges: pop-a, pop-b, …
     pub pops: usize,
+    /// Where each PoP's tunnel listener is.
+    pub tunnel: &'static str,
     /// Whether an origin is started.
     pub origin: bool,
     /// Upstreams instead of the built-in one.
@@ -42,6 +44,7 @@ impl Default for Setup {
     fn default() -> Self {
         Self {
             pops: 1,
+            tunnel: "127.0.0.1:0",
             origin: true,
             upstreams: Vec::new(),
             edge_top: "",
@@ -90,7 +93,8 @@ impl Chain {
         let upstream = Upstream::start(&folder).await;
         let mut edges = Vec::new();
         for name in &names {
-            let edge = Edge { top: setup.edge_top, tables: setup.edge_tables, ..Edge::new(loopback(), &hosts) };
+            let (tunnel, top, tables) = (setup.tunnel.to_owned(), setup.edge_top, setup.edge_tables);
+            let edge = Edge { tunnel, top, tables, ..Edge::new(loopback(), &hosts) };
             layout.edge(name, &edge).expect("edge.toml");
             let child = start(&layout, edge_binary(), name).await;
             layout.edge(name, &edge.at(&child.ready)).expect("edge.toml");

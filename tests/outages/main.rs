@@ -30,6 +30,7 @@ mod links;
 mod load;
 mod paths;
 mod pops;
+mod rates;
 mod relay;
 mod report;
 mod tickets;

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{Link, LinkError, LinkState, Owner};
 use crate::clock;
@@ -11,6 +11,12 @@ use crate::observe::event::{Event, What};
 use crate::tunnel::control::{Control, Load};
 use crate::tunnel::liveness::{Judgement, Liveness};
 use crate::tunnel::load::{Loss, LossAlarm, Reporter};
+
+/// Packets lost from the other end, thousandths, that leave it a congestion window of no more packets than may wait to be
+/// acknowledged together: each of its round trips would take the longest acknowledgement delay (25 ms) more.
+const LOST_FROM: u64 = 5;
+/// Between heartbeats then, while exchanges ride on the link: they carry acknowledgements.
+const LOSSY_TICK: Duration = Duration::from_millis(5);
 
 /// The clockwork of one link: heartbeats, liveness, reports.
 pub(super) struct Pulse {
@@ -39,7 +45,12 @@ impl Pulse {
     }
 
     pub(super) fn due(&self) -> tokio::time::Instant {
-        self.liveness.due(self.ticked, self.link.in_flight() > 0).into()
+        let busy = self.link.in_flight() > 0;
+        let due = self.liveness.due(self.ticked, busy);
+        match busy && self.link.lost_from.load(Ordering::Relaxed) >= LOST_FROM {
+            true => due.min(self.ticked + LOSSY_TICK).into(),
+            false => due.into(),
+        }
     }
 
     pub(super) fn handle_hint(&mut self) {

@@ -3,6 +3,7 @@
 # make check   format, lints and documentation
 # make sim     the tunnel in 10,000 simulated outages; SEEDS=n for another number
 # make outages   gateways, PoPs, links and upstreams killed, stopped and drained under load; prints what clients noticed
+#                (a quarter of an hour; RATE=n requests per second, LARGE=n bytes each way in row 7, SPIN=n processes that spin beside)
 # make interop      QUIC and HTTP/3 with stacks that others wrote, and the chain on bad links (root; about 20 minutes)
 # make interop-ci   the part of it that .ci/run has (root; about three minutes). What a machine cannot do is said and
 #                   left out; INTEROP_REQUIRED=1 makes that a failure
@@ -16,6 +17,12 @@ CARGO ?= cargo
 DEMO ?= --outages
 # Scenarios of a long simulation.
 SEEDS ?= 10000
+# The load of the outages: requests per second, bytes of a long download, bytes each way under links that are cut, processes that do
+# nothing but take the processor away.
+RATE ?= 200
+DOWNLOAD ?= 10485760
+LARGE ?= 1073741824
+SPIN ?= 0
 
 # All luck of interop and interop-ci follows from it; without one it is chosen and printed.
 SEED ?=
@@ -37,7 +44,11 @@ test:
 	$(CARGO) test --no-fail-fast --features interop --bin interop-runner --test interop
 
 outages:
-	$(CARGO) test --test outages -- --include-ignored --nocapture --test-threads=1
+	$(CARGO) test --release --test outages --no-run
+	@spinning=; trap 'kill $$spinning 2>/dev/null' EXIT INT TERM; \
+	for n in $$(seq $(SPIN)); do sh -c 'while :; do :; done' & spinning="$$spinning $$!"; done; \
+	TRUNKLINE_OUTAGES_RATE=$(RATE) TRUNKLINE_OUTAGES_DOWNLOAD=$(DOWNLOAD) TRUNKLINE_OUTAGES_LARGE=$(LARGE) \
+		$(CARGO) test --release --test outages -- --include-ignored --nocapture --test-threads=1
 
 check:
 	$(CARGO) fmt --check

@@ -9,20 +9,40 @@ use trunkline::dev::upstream::pattern_fill;
 use crate::chain::{eventually, in_time, metric, status_and_body};
 use crate::client::{ALL, Client, Protocol};
 use crate::cluster::{Cluster, event};
-use crate::load::Load;
+use crate::load::{Kind, Load};
+
+/// What begins within this of an outage may meet it.
+const SOON: Duration = Duration::from_millis(500);
 
 #[tokio::test]
 async fn row_1_a_gateway_is_killed() {
     let mut cluster = Cluster::start(2, 2).await;
     let load = Load::start(&cluster);
     load.warm().await;
+    load.run(Duration::from_secs(2)).await;
+    let killed = clock::now();
     cluster.kill(0).await;
     load.run(Duration::from_secs(3)).await;
+    let restarted = clock::now();
     cluster.restart(0).await;
+    let ready = restarted.elapsed();
     cluster.until_linked().await;
+    let linked = restarted.elapsed();
     load.run(Duration::from_secs(1)).await;
     let done = load.finish().await;
     done.report("1 kill -9 of a gateway", &mut cluster).await;
+    let slowest = |from, to| done.slowest_begun(Kind::Get, |began| began >= from && began < to).as_millis();
+    let (start, end) = (killed - Duration::from_secs(2), killed + Duration::from_secs(3));
+    println!(
+        "| 1 | slowest GET: {} ms of those begun in the 2 s before, {} ms in the second around the kill, {} ms in the 2 s behind, {} ms \
+         around the restart | restarted: ready after {} ms, all links after {} ms |",
+        slowest(start, killed - SOON),
+        slowest(killed - SOON, killed + SOON),
+        slowest(killed + SOON, end),
+        slowest(end, end + Duration::from_secs(60)),
+        ready.as_millis(),
+        linked.as_millis()
+    );
     done.assert_idempotent();
 }
 

@@ -1,7 +1,7 @@
 //! What came of a load: the figures of one outage, and the assertions that all outages share.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::cluster::Cluster;
 use crate::load::{Finished, Kind};
@@ -38,7 +38,12 @@ impl Finished {
     }
 
     fn slowest(&self, kind: Kind) -> Duration {
-        let quick = self.outcomes.iter().filter(|o| o.failure.is_none() && o.kind == kind);
+        self.slowest_begun(kind, |_| true)
+    }
+
+    /// The longest that a request of this kind took, of those whose beginning `keep` keeps.
+    pub fn slowest_begun(&self, kind: Kind, keep: impl Fn(Instant) -> bool) -> Duration {
+        let quick = self.outcomes.iter().filter(|o| o.failure.is_none() && o.kind == kind && keep(o.began));
         quick.map(|o| o.ended - o.began).max().unwrap_or_default()
     }
 

@@ -1,5 +1,7 @@
 //! What each case does: how many connections, with what, and what happens on them.
 
+use std::time::Duration;
+
 use futures_util::{StreamExt, TryStreamExt, stream};
 use http::Uri;
 use quinn::Connection;
@@ -15,6 +17,9 @@ use crate::{h3, hq};
 const CONNECTIONS_MAX: usize = 8;
 /// Requests at once on a connection. All that 0-RTT needs, and no more open files than processes may have.
 const REQUESTS_MAX: usize = 500;
+/// From the end of a handshake until it is confirmed, and between looks whether it is.
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(30);
+const TICK: Duration = Duration::from_millis(5);
 /// In `connectionmigration` the client's case is `transfer`; the server's name, which has addresses of both families, tells.
 const MIGRATING_HOST: &str = "server46";
 
@@ -24,7 +29,14 @@ pub async fn run(contract: &Contract, urls: &[Uri]) -> Result<(), Failure> {
     let Some((first, rest)) = urls.split_first() else { return Ok(()) };
     let dialler = Dialler::new(contract, first).await?;
     match contract.case.as_str() {
-        "http3" => h3::get_all(&dialler.connect().await?, urls, &downloads).await?,
+        "http3" => {
+            let connection = dialler.connect().await?;
+            if first.host() == Some(MIGRATING_HOST) {
+                confirmed(&connection).await?;
+                dialler.migrate();
+            }
+            h3::get_all(&connection, urls, &downloads).await?;
+        }
         "multiconnect" => {
             let each = stream::iter(urls).map(|url| one(&dialler, url, &downloads));
             each.buffer_unordered(CONNECTIONS_MAX).try_collect::<()>().await?;
@@ -92,6 +104,16 @@ fn update_keys(connection: &Connection) -> bool {
         connection.force_key_update();
     }
     confirmed
+}
+
+/// Waits for that.
+async fn confirmed(connection: &Connection) -> Result<(), Failure> {
+    let wait = async {
+        while !is_confirmed(connection) {
+            tokio::time::sleep(TICK).await;
+        }
+    };
+    Ok(tokio::time::timeout(CONFIRM_TIMEOUT, wait).await.map_err(|_| "the handshake is not confirmed")?)
 }
 
 /// Whether the server said HANDSHAKE_DONE.

@@ -4,6 +4,7 @@
 #   tests/tools/debian.sh PACKAGE [MORE-PACKAGES…]     prints target/tools/PACKAGE/bin, as an absolute path
 #   tests/tools/debian.sh --root PACKAGE…              prints target/tools/PACKAGE/root instead, for programs that only
 #                                                      run with their files at their own paths (in a chroot)
+#   tests/tools/debian.sh --suite SUITE PACKAGE…       from another suite than sid
 #
 # The packages and all libraries they need, down to libc, are downloaded with the machine's own apt (a private state
 # folder, an empty package status, signatures checked) and unpacked with dpkg -x. Each program of the named packages
@@ -15,16 +16,20 @@ set -eu
 fail() { echo "debian.sh: $*" >&2; exit 1; }
 
 result=bin
+suite=${TRUNKLINE_DEBIAN_SUITE:-sid}
 if [ "${1:-}" = --root ]; then
   result=root
   shift
 fi
-[ $# -ge 1 ] || fail "usage: debian.sh [--root] PACKAGE…"
+if [ "${1:-}" = --suite ]; then
+  suite=${2:?}
+  shift 2
+fi
+[ $# -ge 1 ] || fail "usage: debian.sh [--root] [--suite SUITE] PACKAGE…"
 for command in apt-get apt-config dpkg flock; do
   command -v $command > /dev/null || fail "$command is needed (this works on Debian and Ubuntu)"
 done
 
-suite=${TRUNKLINE_DEBIAN_SUITE:-sid}
 repo=$(cd "$(dirname "$0")/../.." && pwd)
 tools=${TRUNKLINE_TOOLS:-$repo/target/tools}
 mkdir -p "$tools"

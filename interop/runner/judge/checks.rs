@@ -1,7 +1,6 @@
 //! What single cases ask for beyond files and a clean connection. Modelled on the checks of quic-interop-runner.
 
 use std::collections::HashSet;
-use std::net::SocketAddr;
 
 use super::super::quic::connection::{Opened, Sender};
 use super::super::quic::trace::{Packet, Trace};
@@ -185,49 +184,68 @@ pub fn only_ipv6(evidence: &Evidence<'_>) -> Verdict {
     require(old == 0, || format!("{old} packets with IPv4"))
 }
 
-/// The server's way to the client changes; each new path begins with a challenge, and each of these that came to the open
-/// connection is answered (RFC 9000 section 9.3).
+/// The server's way to the client changes; each new path begins with a challenge, and of those that came there to the open
+/// connection one at least is answered, which proves it (RFC 9000 sections 8.2.3 and 9.3). Quinn answers the newest alone where
+/// two come at once.
 pub fn paths_are_validated(evidence: &Evidence<'_>) -> Verdict {
     with_keys(evidence, || {
-        let mut seen: Vec<(SocketAddr, SocketAddr)> = Vec::new();
-        let mut asked = HashSet::new();
-        // Once one of the two has closed there is no path to be proven any more.
-        let open = evidence.server.packets.iter().take_while(|packet| !frames(std::iter::once(*packet)).any(is_close));
-        for packet in open.filter(|packet| packet.from == Sender::Server) {
-            let path = (packet.client, packet.server);
-            if seen.contains(&path) {
-                continue;
-            }
-            let challenges = challenges(std::iter::once(packet));
-            if !seen.is_empty() && challenges.is_empty() {
-                return failed(format!("the first packet to {} is no challenge", packet.client));
-            }
-            asked.extend(challenges);
-            seen.push(path);
-        }
-        if seen.len() < 2 {
-            return failed("the server saw a single path");
-        }
-        // A client that has closed owes no answer any more.
-        let closes = |packet: &&Packet| packet.from == Sender::Client && frames(std::iter::once(*packet)).any(is_close);
-        let open = evidence.client.packets.iter().take_while(|packet| !closes(packet));
-        let came = challenges(open.filter(|packet| packet.from == Sender::Server));
+        let paths = match later_paths(&evidence.server) {
+            Ok(paths) if paths.is_empty() => return failed("the server saw a single path"),
+            Ok(paths) => paths,
+            Err(reason) => return failed(reason),
+        };
+        let came = challenges(open(&evidence.client).filter(|packet| packet.from == Sender::Server));
         let answers: HashSet<_> = frames(by(&evidence.client, Sender::Client))
             .filter_map(|frame| match frame {
                 Frame::PathResponse(data) => Some(*data),
                 _ => None,
             })
             .collect();
-        let open = asked.intersection(&came).filter(|challenge| !answers.contains(*challenge)).count();
-        require(open == 0 && !answers.is_empty(), || format!("{open} of {} challenges without an answer", asked.len()))
+        let unproven = paths.iter().filter(|asked| {
+            let mut came = asked.intersection(&came).peekable();
+            came.peek().is_some() && !came.any(|challenge| answers.contains(challenge))
+        });
+        let unproven = unproven.count();
+        require(unproven == 0 && !answers.is_empty(), || {
+            format!("{unproven} of {} paths whose challenges have no answer", paths.len())
+        })
     })
+}
+
+/// The data of a PATH_CHALLENGE.
+type Challenge = [u8; 8];
+
+/// The challenges on each path of the server but the first, or what the server sent before the first of them.
+fn later_paths(server: &Trace) -> Result<Vec<HashSet<Challenge>>, String> {
+    let (mut addresses, mut asked) = (Vec::new(), Vec::new());
+    for packet in open(server).filter(|packet| packet.from == Sender::Server) {
+        let (pair, challenges) = ((packet.client, packet.server), challenges(std::iter::once(packet)));
+        let known = addresses.iter().position(|known| *known == pair);
+        if known.is_none() && !addresses.is_empty() && challenges.is_empty() {
+            return Err(format!("the first packet to {} is no challenge", packet.client));
+        }
+        let place = known.unwrap_or(addresses.len());
+        if known.is_none() {
+            addresses.push(pair);
+            asked.push(HashSet::new());
+        }
+        if let Some(asked) = asked.get_mut(place) {
+            asked.extend(challenges);
+        }
+    }
+    Ok(asked.into_iter().skip(1).collect())
+}
+
+/// The packets until one of the two closes: then there is no path to be proven any more, and no answer is owed.
+fn open(trace: &Trace) -> impl Iterator<Item = &Packet> {
+    trace.packets.iter().take_while(|packet| !frames(std::iter::once(*packet)).any(is_close))
 }
 
 fn is_close(frame: &Frame) -> bool {
     matches!(frame, Frame::Close { .. })
 }
 
-fn challenges<'a>(packets: impl Iterator<Item = &'a Packet>) -> HashSet<[u8; 8]> {
+fn challenges<'a>(packets: impl Iterator<Item = &'a Packet>) -> HashSet<Challenge> {
     frames(packets)
         .filter_map(|frame| match frame {
             Frame::PathChallenge(data) => Some(*data),

@@ -9,6 +9,7 @@ mod contract;
 mod curl;
 mod haproxy;
 mod nginx;
+mod ngtcp2;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -98,6 +99,8 @@ pub fn all() -> Vec<Box<dyn Peer>> {
     vec![
         Box::new(Contract::trunkline()),
         Box::new(Contract::aioquic()),
+        Box::new(Contract::s2n_quic()),
+        Box::new(ngtcp2::Ngtcp2),
         Box::new(curl::Curl),
         Box::new(chromium::Chromium),
         Box::new(nginx::Nginx),
@@ -118,6 +121,8 @@ const FETCH_TIMEOUT: Duration = Duration::from_secs(150);
 const FETCH_PAUSE: Duration = Duration::from_secs(5);
 /// How long all that is brought may take together: where a mirror swallows what it is asked, nobody waits for each peer.
 const FETCHES_MAX: Duration = Duration::from_secs(360);
+/// How long a build may take.
+const BUILD_TIMEOUT: Duration = Duration::from_secs(1_800);
 /// How long a program may take to say its version.
 const VERSION_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -127,31 +132,43 @@ static BROUGHT: Mutex<(BTreeMap<String, PathBuf>, Duration)> = Mutex::new((BTree
 /// The one line that a script prints: where it put what was asked for. Tries again before it gives up, since mirrors fail now
 /// and then.
 fn brought(script: &str, arguments: &[&str]) -> Outcome<PathBuf> {
-    let call = [&[script], arguments].concat().join(" ");
+    let left = |spent| FETCHES_MAX.saturating_sub(spent).min(FETCH_TIMEOUT);
+    once(&[&[script], arguments].concat(), |spent| {
+        let mut tried = Err("no time is left to fetch anything".into());
+        for number in 0..TRIES {
+            if tried.is_ok() || left(*spent).is_zero() {
+                break;
+            }
+            thread::sleep(FETCH_PAUSE * number.min(1));
+            let began = clock::now();
+            tried = put(script, arguments, left(*spent));
+            *spent += clock::now() - began;
+        }
+        tried
+    })
+}
+
+/// The same of a script that compiles what it brings.
+fn built(script: &str) -> Outcome<PathBuf> {
+    once(&[script], |_| put(script, &[], BUILD_TIMEOUT))
+}
+
+/// What `bring` says, who is asked once for each `call` and learns how long others took.
+fn once(call: &[&str], bring: impl FnOnce(&mut Duration) -> Outcome<PathBuf>) -> Outcome<PathBuf> {
     let mut brought = BROUGHT.lock();
     let (known, spent) = &mut *brought;
+    let call = call.join(" ");
     if let Some(path) = known.get(&call) {
         return Ok(path.clone());
     }
-    let mut reason = "no time is left to fetch anything".into();
-    for number in 0..TRIES {
-        let left = FETCHES_MAX.saturating_sub(*spent).min(FETCH_TIMEOUT);
-        if left.is_zero() {
-            break;
-        }
-        thread::sleep(FETCH_PAUSE * number.min(1));
-        let began = clock::now();
-        let tried = output(Command::new(source(script)).args(arguments), left);
-        match tried.and_then(|output| Ok(PathBuf::from(String::from_utf8(output.stdout)?.trim()))) {
-            Ok(path) => {
-                known.insert(call, path.clone());
-                return Ok(path);
-            }
-            Err(error) => reason = error,
-        }
-        *spent += clock::now() - began;
-    }
-    Err(reason)
+    let path = bring(spent)?;
+    known.insert(call, path.clone());
+    Ok(path)
+}
+
+fn put(script: &str, arguments: &[&str], timeout: Duration) -> Outcome<PathBuf> {
+    let output = output(Command::new(source(script)).args(arguments), timeout)?;
+    Ok(PathBuf::from(String::from_utf8(output.stdout)?.trim()))
 }
 
 /// A program of a Debian package.

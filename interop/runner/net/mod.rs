@@ -3,6 +3,7 @@
 //! Called by the cases. Owns namespaces, wire and captures; all of it goes when it is dropped.
 
 pub mod capture;
+pub mod command;
 pub mod faults;
 pub mod hub;
 pub mod measure;

@@ -18,7 +18,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::super::Outcome;
-use super::super::process::output;
+use super::command::output;
 
 /// Where `ip netns` keeps its names.
 const NAMES: &str = "/run/netns";

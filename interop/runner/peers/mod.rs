@@ -22,7 +22,7 @@ use trunkline::clock;
 
 use super::Outcome;
 use super::case::Case;
-use super::process::output;
+use super::net::command::output;
 
 pub use chromium::run as run_chromium;
 pub use contract::{Contract, OURS, beside};

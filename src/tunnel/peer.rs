@@ -352,3 +352,16 @@ impl Peers {
         self.by_node.lock().values().cloned().collect()
     }
 }
+
+impl Drop for Peers {
+    /// A peer, its links and its exchanges hold each other, and whoever would have parted them is gone.
+    fn drop(&mut self) {
+        let mut left: Vec<_> = self.by_node.get_mut().drain().map(|(_, peer)| peer).collect();
+        while let Some(peer) = left.pop() {
+            peer.links.lock().clear();
+            let exchanges = std::mem::take(&mut *peer.exchanges.lock());
+            drop(exchanges);
+            left.extend(peer.predecessor.lock().take());
+        }
+    }
+}

@@ -182,8 +182,8 @@ impl Host {
         let mut config = config;
         config.rng_seed(Some(std::array::from_fn(|_| fastrand::u8(..))));
         let socket: Arc<Socket> = self.world.net.bind(self.node.ip(), port);
-        Endpoint::new_with_abstract_socket(config, server, socket, Arc::new(SimRuntime(self.clone())))
-            .expect("endpoint")
+        let runtime = SimRuntime { stop: self.stop.clone(), tasks: self.tasks.clone() };
+        Endpoint::new_with_abstract_socket(config, server, socket, Arc::new(runtime)).expect("endpoint")
     }
 
     /// Runs a link whose HELLO is done, to its end.
@@ -194,12 +194,15 @@ impl Host {
     }
 }
 
-/// quinn's tasks as part of a process.
-struct SimRuntime(Arc<Host>);
+/// quinn's tasks as part of a process. Connections hold it: the host itself would never be dropped.
+struct SimRuntime {
+    stop: Arc<Stop>,
+    tasks: Tasks,
+}
 
 impl std::fmt::Debug for SimRuntime {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.fmt(f)
+        f.debug_struct("SimRuntime").finish_non_exhaustive()
     }
 }
 
@@ -209,7 +212,7 @@ impl Runtime for SimRuntime {
     }
 
     fn spawn(&self, future: Pin<Box<dyn Future<Output = ()> + Send>>) {
-        self.0.spawn(future);
+        self.tasks.spawn(Stoppable { stop: self.stop.clone(), inner: Box::pin(future) });
     }
 
     fn wrap_udp_socket(&self, _: std::net::UdpSocket) -> io::Result<Arc<dyn AsyncUdpSocket>> {

@@ -54,13 +54,13 @@ fn invariants_hold_in_every_scenario() {
         println!("{report:?}");
         return must_hold(&scenario, &report);
     }
-    let seeds = number("TRUNKLINE_SEEDS").unwrap_or(SEEDS);
-    let (next, failed, sum) = (AtomicU64::new(0), Mutex::new(Vec::new()), Mutex::new(Report::default()));
+    let (first, seeds) = (number("TRUNKLINE_FIRST").unwrap_or(0), number("TRUNKLINE_SEEDS").unwrap_or(SEEDS));
+    let (next, failed, sum) = (AtomicU64::new(first), Mutex::new(Vec::new()), Mutex::new(Report::default()));
     let begun = trunkline::clock::now();
     std::thread::scope(|scope| {
         for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
             scope.spawn(|| {
-                while let Some(seed) = Some(next.fetch_add(1, Ordering::Relaxed)).filter(|seed| *seed < seeds) {
+                while let Some(seed) = Some(next.fetch_add(1, Ordering::Relaxed)).filter(|seed| *seed < first + seeds) {
                     let scenario = Scenario::from_seed(seed);
                     let report = run(&scenario, false);
                     add(&mut sum.lock(), &report);
@@ -73,7 +73,7 @@ fn invariants_hold_in_every_scenario() {
     });
     let sum = sum.into_inner();
     println!(
-        "{seeds} seeds in {:.1} s: {} s simulated, {} datagrams, {} exchanges complete, {} ended with a fault, {} resumed",
+        "{seeds} seeds from {first} on in {:.1} s: {} s simulated, {} datagrams, {} exchanges complete, {} ended with a fault, {} resumed",
         begun.elapsed().as_secs_f64(),
         sum.simulated_ms / 1000,
         sum.datagrams,

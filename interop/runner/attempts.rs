@@ -18,7 +18,7 @@ use super::report::Record;
 use super::run::tidy;
 
 /// So many failures may be bad luck. Where more fail none has a second try.
-const SECOND_TRIES_MAX: usize = 12;
+const SECOND_TRIES_MAX: usize = 20;
 
 /// One thing to run.
 pub struct Task<'a> {

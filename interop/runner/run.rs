@@ -25,7 +25,7 @@ use super::peers::{Job, Peer, Role};
 use super::process::{self, Process};
 
 /// How long a server may take until it answers.
-const READY_TIMEOUT: Duration = Duration::from_secs(20);
+const READY_TIMEOUT: Duration = Duration::from_secs(120);
 /// Between looks at something awaited.
 const TICK: Duration = Duration::from_millis(10);
 /// The exit code that says: this case is not for me.
@@ -250,27 +250,34 @@ fn unknown_version() -> Vec<u8> {
     packet
 }
 
-/// So many packets arrive before anything happens: there is a transfer then, and something is always under way from the client. A
-/// NAT that forgets a client between two packets of a slow start, say, forgets it for ever, since it waits for the server.
+/// So many packets arrive before anything happens: the transfer is under way then.
 const TRANSFERRING: u64 = 300;
 
 /// What happens beside the transfer, until `stop`.
 fn happen(event: Event, network: &Network, stop: &AtomicBool) {
-    while network.hub().with(|hub| hub.counts().passed) < TRANSFERRING && event != Event::CrossTraffic {
-        if stop.load(Ordering::Relaxed) {
-            return;
-        }
-        thread::sleep(TICK);
-    }
+    let hub = network.hub();
+    let transfers = |hub: &Hub| hub.counts().passed >= TRANSFERRING;
     match event {
-        Event::Dark(light, dark) => {
+        Event::Dark(light, dark) if once(hub, stop, |hub| transfers(hub)) => {
             let times = [light, dark].into_iter().cycle();
-            in_turn(network.hub(), stop, times, |hub, number| hub.darken(CLIENT, SERVER, number.is_multiple_of(2)));
+            in_turn(hub, stop, times, |hub, number| {
+                hub.darken(CLIENT, SERVER, number.is_multiple_of(2));
+                true
+            });
         }
-        Event::Rebind(what, first, every) => {
+        Event::Rebind(what, first, every) if once(hub, stop, |hub| transfers(hub)) => {
             let times = iter::once(first).chain(iter::repeat(every));
-            in_turn(network.hub(), stop, times, |hub, _| hub.rebind(CLIENT, what));
+            // Something of the client is under way, and comes from its new address: a client that only listens, and of which
+            // nothing is, is forgotten for good.
+            in_turn(hub, stop, times, |hub, _| {
+                let speaks = hub.is_under_way(CLIENT);
+                if speaks {
+                    hub.rebind(CLIENT, what);
+                }
+                speaks
+            });
         }
+        Event::Dark(..) | Event::Rebind(..) => {}
         Event::CrossTraffic => {
             if let Err(error) = cross_traffic(network, stop) {
                 let _ = writeln!(std::io::stderr(), "cross traffic: {error}");
@@ -279,19 +286,31 @@ fn happen(event: Event, network: &Network, stop: &AtomicBool) {
     }
 }
 
-/// Does `change` whenever the next of the times is over, with their number, until `stop`.
-fn in_turn(hub: &Hubs, stop: &AtomicBool, times: impl Iterator<Item = Duration>, change: impl Fn(&mut Hub, usize)) {
+/// Does `change`, whenever the next of the times is over, with their number, as soon as it says that it is done; until `stop`.
+fn in_turn(
+    hub: &Hubs,
+    stop: &AtomicBool,
+    times: impl Iterator<Item = Duration>,
+    mut change: impl FnMut(&mut Hub, usize) -> bool,
+) {
     let mut due = clock::now();
     for (number, time) in times.enumerate() {
         due += time;
-        while clock::now() < due {
-            if stop.load(Ordering::Relaxed) {
-                return;
-            }
-            thread::sleep(TICK);
+        if !once(hub, stop, |hub| clock::now() >= due && change(hub, number)) {
+            return;
         }
-        hub.with(|hub| change(hub, number));
     }
+}
+
+/// Waits until `holds`; whether that was before `stop`.
+fn once(hub: &Hubs, stop: &AtomicBool, mut holds: impl FnMut(&mut Hub) -> bool) -> bool {
+    while !hub.with(&mut holds) {
+        if stop.load(Ordering::Relaxed) {
+            return false;
+        }
+        thread::sleep(TICK);
+    }
+    true
 }
 
 /// A TCP connection from the server to the client that is never idle.

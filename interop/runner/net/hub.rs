@@ -121,6 +121,11 @@ impl Hub {
         }
     }
 
+    /// Whether a packet that an end sent has not arrived yet.
+    pub fn is_under_way(&self, from: End) -> bool {
+        self.flights.iter().any(|Reverse(flight)| flight.from == from)
+    }
+
     /// Both directions between two ends become dark or light.
     pub fn darken(&mut self, one: End, other: End, dark: bool) {
         self.darken_way(one, other, dark);
@@ -238,6 +243,7 @@ mod tests {
         hub.translate(0, 9);
         hub.rebind(0, Rebind::Address);
         hub.handle_packet(start, 0, packet(0, 1));
+        assert!(hub.is_under_way(0) && !hub.is_under_way(1));
         let (_, seen) = hub.poll_arrival(start + 15 * MS).unwrap();
         let outside = Flow::read(&seen).unwrap().source;
         assert_ne!(outside.ip(), IpAddr::from(ipv4(0)));

@@ -1,10 +1,7 @@
 //! What is up while measurements go on, and how one is made.
 
-use std::io::Read;
 use std::path::Path;
-use std::process::{Command, Stdio};
-use std::sync::mpsc;
-use std::thread;
+use std::process::Command;
 use std::time::Duration;
 
 use super::link;
@@ -14,6 +11,7 @@ use crate::Outcome;
 use crate::chains::{Chain, Contestant, HOST, Process, Site, Sites, Stage, pinned};
 use crate::load::{Plan, Protocol, Report};
 use crate::machine::Cores;
+use crate::net::command::output;
 use crate::report::{Book, Entry};
 
 /// What a measurement may take besides its own length: opening a thousand connections, above all.
@@ -169,11 +167,9 @@ impl<'a> Bench<'a> {
         };
         let mut command = this_program()?;
         command.args(["load", &serde_json::to_string(&plan)?]);
-        let output = finish(
-            pinned(stage.sites.client.enclose(&mut command)?, stage.cores.load),
-            SLACK + Duration::from_millis(window_ms),
-        )?;
-        Ok(serde_json::from_slice(&output)?)
+        let command = pinned(stage.sites.client.enclose(&mut command)?, stage.cores.load);
+        let output = output(command, SLACK + Duration::from_millis(window_ms))?;
+        Ok(serde_json::from_slice(&output.stdout)?)
     }
 }
 
@@ -189,25 +185,6 @@ fn upstream(dir: &Path, cores: Cores, site: &Site) -> Outcome<(Process, std::net
     let ready = upstream.ready()?;
     let address = ready["http"].as_str().ok_or("the upstream named no address")?.parse()?;
     Ok((upstream, address))
-}
-
-/// What `command` prints if it succeeds. It is killed if it takes longer than `time_max`.
-pub fn finish(command: &mut Command, time_max: Duration) -> Outcome<Vec<u8>> {
-    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
-    let (mut out, mut err) = (child.stdout.take().ok_or("no stdout")?, child.stderr.take().ok_or("no stderr")?);
-    let (ended, end) = mpsc::sync_channel(1);
-    thread::spawn(move || {
-        let (mut printed, mut complaint) = (Vec::new(), String::new());
-        // What cannot be read is missed below.
-        let _ = out.read_to_end(&mut printed).and(err.read_to_string(&mut complaint));
-        ended.send((printed, complaint))
-    });
-    let Ok((printed, complaint)) = end.recv_timeout(time_max) else {
-        child.kill()?;
-        child.wait()?;
-        return Err(format!("no result after {time_max:?}").into());
-    };
-    if child.wait()?.success() { Ok(printed) } else { Err(complaint.trim().to_owned().into()) }
 }
 
 /// This program once more, for another role.

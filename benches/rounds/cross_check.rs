@@ -6,13 +6,14 @@
 use std::process::Command;
 use std::time::Duration;
 
-use super::bench::{Bench, finish};
+use super::bench::Bench;
 use super::options::Options;
 use super::scenario::Scenario;
 use crate::Outcome;
 use crate::chains::{Contestant, HOST, debian, pinned};
 use crate::load::{Protocol, Shape};
 use crate::machine::{Cores, Meter, isolate};
+use crate::net::command::output;
 use crate::report::Book;
 
 /// Seconds of each measurement; h2load counts whole ones.
@@ -51,7 +52,7 @@ fn theirs(bench: &Bench<'_>, h2load: &std::path::Path, scenario: &Scenario) -> O
     command.arg(format!("https://{HOST}:{}{}", chain.address.port(), scenario.ask.path()));
     let meter = Meter::start(&chain.pids(), &[])?;
     let time_max = Duration::from_secs(u64::from(SECONDS) + 20);
-    let output = String::from_utf8(finish(pinned(&mut command, Cores::choose()?.load), time_max)?)?;
+    let output = String::from_utf8(output(pinned(&mut command, Cores::choose()?.load), time_max)?.stdout)?;
     let usage = meter.stop()?;
     let line = |begin: &str| output.lines().find(|line| line.trim_start().starts_with(begin)).map(str::trim);
     let done = line("requests:").and_then(|words| words.split(' ').find_map(|word| word.parse::<f64>().ok()));

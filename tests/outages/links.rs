@@ -86,7 +86,7 @@ async fn row_7_links_are_cut_under_a_large_download_and_a_large_upload() {
         let log: Vec<_> = log.iter().filter(|entry| !matches!(entry["path"].as_str(), Some("/status/204"))).collect();
         let requests: Vec<_> = log.iter().filter(|e| !e["path"].as_str().unwrap_or("").starts_with("/log")).collect();
         assert_eq!(requests.len(), 2, "{protocol:?}: {requests:?}");
-        let resumed = event(&cluster.chain.edges[0], "resume").await;
+        let resumed = event(&cluster.gateways[0], "resume").await;
         let again = cluster.count("trunkline_tunnel_resumed_bytes_total").await;
         println!(
             "| 7 links cut {} times under {} MiB down and up, {protocol:?} | 2 requests upstream | resumed {resumed} | \

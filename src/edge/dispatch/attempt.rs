@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use tokio::time::{Sleep, sleep_until};
 
 use super::source::{Kept, Piece, Source};
-use super::tunnels::Member;
+use super::tunnels::{Member, Waiting};
 use super::{Dispatch, Outbound, replay};
 use crate::clock;
 use crate::edge::listener::{Interim, NoInterim};
@@ -62,6 +62,7 @@ impl Dispatch {
         &self,
         outbound: &Outbound,
         (member, mut writer, mut reader): (&Arc<Member>, ExchangeWriter, ExchangeReader),
+        waiting: &mut Waiting,
         tries: &mut Tries,
         source: &mut Source,
         interim: &mut I,
@@ -84,7 +85,10 @@ impl Dispatch {
                 let why = tokio::select! {
                     biased;
                     pumped = &mut pump, if watch.is_none() => match pumped {
-                        Ok(kept) => watch.replace(Watch::new(kept, outbound.response_timeout)).and(None),
+                        Ok(kept) => {
+                            waiting.handle_sent();
+                            watch.replace(Watch::new(kept, outbound.response_timeout)).and(None)
+                        }
                         Err(fault) => break Err(fault),
                     },
                     answer = &mut head, if lost.is_none() => match answer {
@@ -176,10 +180,11 @@ impl Dispatch {
         writer.request(&outbound.head, &Meta { attempt: outbound.meta.attempt + 1, ..outbound.meta.clone() });
         kept.send(&mut writer);
         Some(Box::pin(async move {
-            let waiting = other.begin();
+            let mut waiting = other.begin();
             let mut accepted = false;
             let answer = async {
                 writer.flush().await?;
+                waiting.handle_sent();
                 self.response_head(outbound.service, &mut reader, &mut NoInterim, &mut accepted, &Notify::new()).await
             };
             match answer.await {

@@ -61,13 +61,17 @@ impl Stats {
         }
     }
 
-    /// A request begins to wait for its head.
+    /// A request is given to the link.
     pub fn handle_begin(&mut self, now: Instant) {
-        if self.waiting == 0 {
-            self.silent_since = now;
-        }
         if self.ejections > 0 && !self.was_ejected(now) {
             self.trial = Some(now);
+        }
+    }
+
+    /// All of a request went, and it begins to wait for its head: how long a client takes to send it says nothing of the link.
+    pub fn handle_sent(&mut self, now: Instant) {
+        if self.waiting == 0 {
+            self.silent_since = now;
         }
         self.waiting += 1;
     }
@@ -96,7 +100,7 @@ impl Stats {
         ejects
     }
 
-    /// A request ended without telling anything about the link.
+    /// A request that waited ended without telling anything about the link.
     pub fn handle_cancel(&mut self) {
         self.waiting = self.waiting.saturating_sub(1);
     }
@@ -236,6 +240,12 @@ mod tests {
     use proptest::prelude::*;
 
     const MS: Duration = Duration::from_millis(1);
+    /// Gives it a request without a body.
+    fn ask(stats: &mut Stats, now: Instant) {
+        stats.handle_begin(now);
+        stats.handle_sent(now);
+    }
+
     const WELL: Strain = Strain { busy: false, lost_permille: 0 };
 
     #[test]
@@ -244,10 +254,10 @@ mod tests {
         let mut now = start + RAMP;
         let (mut slow, mut quick) = (Stats::new(start), Stats::new(start));
         for stats in [&mut slow, &mut quick] {
-            stats.handle_begin(now);
+            ask(stats, now);
             stats.handle_head(now, MS * 5);
         }
-        slow.handle_begin(now);
+        ask(&mut slow, now);
         slow.handle_head(now, MS * 500);
         assert!(slow.cost(now, 0, 1, WELL) > 50.0 * quick.cost(now, 0, 1, WELL));
         now += DECAY * 8;
@@ -258,7 +268,7 @@ mod tests {
     fn a_link_that_answers_nothing_while_requests_wait_is_ejected_within_two_seconds_and_tried_again() {
         let start = crate::clock::now();
         let mut stats = Stats::new(start);
-        stats.handle_begin(start);
+        ask(&mut stats, start);
         assert!(!stats.is_ejected(start + MS * 1_400));
         assert!(stats.is_ejected(start + MS * 1_600));
         assert!(stats.is_ejected(start + MS * 2_500));
@@ -268,13 +278,23 @@ mod tests {
     }
 
     #[test]
+    fn uploads_that_take_long_do_not_make_a_link_silent() {
+        let start = crate::clock::now();
+        let mut stats = Stats::new(start);
+        (0..3).for_each(|_| stats.handle_begin(start));
+        assert!(!stats.is_ejected(start + MS * 60_000));
+        stats.handle_sent(start + MS * 60_000);
+        assert!(stats.is_ejected(start + MS * 62_000));
+    }
+
+    #[test]
     fn after_an_ejection_one_request_at_a_time_tries_the_link() {
         let start = crate::clock::now();
         let mut stats = Stats::new(start);
         assert!((0..FAILURES).any(|_| stats.handle_failure(start)));
         let mut now = start + EJECTION;
         assert!(!stats.is_ejected(now) && stats.is_silent(now));
-        stats.handle_begin(now);
+        ask(&mut stats, now);
         now += MS * 10;
         assert!(stats.is_ejected(now), "one is enough");
         now += PENALTY * 3;

@@ -96,9 +96,10 @@ impl Dispatch {
         loop {
             let (member, writer, reader) = self.open(outbound.service, &mut tries.links, last).await?;
             record.dispatched(member.link.peer().node());
-            let (waiting, begun) = (member.begin(), clock::now());
-            let sent = (&member, writer, reader);
-            let attempt = { pin!(self.attempt(&outbound, sent, &mut tries, &mut source, interim)).await };
+            let (mut waiting, begun) = (member.begin(), clock::now());
+            let given = (&member, writer, reader);
+            let attempt =
+                { pin!(self.attempt(&outbound, given, &mut waiting, &mut tries, &mut source, interim)).await };
             let failure = match attempt {
                 Ok(Headed { head, reader, unsent, hedge }) => {
                     match hedge {
@@ -177,9 +178,14 @@ impl Dispatch {
         let mut source = Source::new(RequestBody::Empty, None, self.budget.clone());
         let mut tries = Tries::default();
         let (member, writer, reader) = self.open(outbound.service, &mut tries.links, None).await?;
-        let sent = (&member, writer, reader);
-        match self.attempt(outbound, sent, &mut tries, &mut source, &mut NoInterim).await {
-            Ok(Headed { head, reader, .. }) => Ok((head, reader)),
+        let (mut waiting, given) = (member.begin(), (&member, writer, reader));
+        match self.attempt(outbound, given, &mut waiting, &mut tries, &mut source, &mut NoInterim).await {
+            Ok(Headed { head, reader, hedge, .. }) => {
+                if hedge.is_none() {
+                    waiting.handle_head();
+                }
+                Ok((head, reader))
+            }
             Err(failure) => Err(failure.fault),
         }
     }

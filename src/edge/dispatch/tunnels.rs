@@ -42,11 +42,11 @@ pub struct Member {
 type Path = Arc<Mutex<Damping>>;
 
 impl Member {
-    /// A request begins to wait for its head. What comes of it is told to the guard.
+    /// A request is given to the link. What comes of it is told to the guard.
     pub fn begin(self: &Arc<Self>) -> Waiting {
         let begun = clock::now();
         self.stats.lock().handle_begin(begun);
-        Waiting { member: self.clone(), begun, told: false }
+        Waiting { member: self.clone(), begun, waits: false }
     }
 
     /// Whether it answers nothing and should get no requests.
@@ -77,24 +77,37 @@ impl Member {
     }
 }
 
-/// A request that waits for its head on a link. Dropped untold, it says nothing about the link.
+/// A request on its way to a head. Dropped untold, it says nothing about the link.
 pub struct Waiting {
     member: Arc<Member>,
+    /// When it was given to the link, or all of it had gone.
     begun: Instant,
-    told: bool,
+    /// It counts among those that wait.
+    waits: bool,
 }
 
 impl Waiting {
-    /// The head came.
+    /// All of it went.
+    pub fn handle_sent(&mut self) {
+        if !std::mem::replace(&mut self.waits, true) {
+            self.begun = clock::now();
+            self.member.stats.lock().handle_sent(self.begun);
+        }
+    }
+
+    /// The head came, perhaps before all of the request went.
     pub fn handle_head(mut self) {
-        self.told = true;
         let now = clock::now();
-        self.member.stats.lock().handle_head(now, now.saturating_duration_since(self.begun));
+        let took = now.saturating_duration_since(self.begun);
+        self.handle_sent();
+        self.waits = false;
+        self.member.stats.lock().handle_head(now, took);
     }
 
     /// The link or its gateway failed it.
     pub fn handle_failure(mut self) {
-        self.told = true;
+        self.handle_sent();
+        self.waits = false;
         let ejected = self.member.stats.lock().handle_failure(clock::now());
         if ejected {
             self.member.tell_ejection("failures in a row");
@@ -104,7 +117,7 @@ impl Waiting {
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        if !self.told {
+        if self.waits {
             self.member.stats.lock().handle_cancel();
         }
     }

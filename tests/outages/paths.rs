@@ -52,14 +52,15 @@ async fn row_5_a_whole_path_goes_dark_while_another_lives() {
     done.assert_flawless();
 }
 
-/// Short requests one after the other, over a few connections, until it is dropped.
+/// Short requests one after the other, over some connections, until it is dropped. The upstream takes its time, so that no
+/// path is so much quicker that the other one gets none.
 async fn trickle(cluster: &Cluster) -> JoinSet<()> {
     let mut clients = JoinSet::new();
-    for _ in 0..8 {
+    for _ in 0..24 {
         let mut client = Client::connect(&cluster.chain, Protocol::Http2).await;
         clients.spawn(async move {
             loop {
-                assert_eq!(client.get("/bytes/1000").await.status, 200);
+                assert_eq!(client.get("/slow?delay=50&chunks=1").await.status, 200);
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         });

@@ -30,6 +30,8 @@ struct Datagram {
 
 #[derive(Default)]
 struct Port {
+    /// Its socket: one of a process that was killed may be dropped later than the next process binds the same port.
+    owner: u64,
     queue: VecDeque<Datagram>,
     waker: Option<Waker>,
 }
@@ -44,6 +46,7 @@ struct State {
     paths: BTreeMap<(IpAddr, IpAddr), Path>,
     black_ports: BTreeSet<SocketAddr>,
     next_port: u16,
+    sockets: u64,
     digest: u64,
     sent: u64,
 }
@@ -66,6 +69,7 @@ impl Net {
             paths: BTreeMap::new(),
             black_ports: BTreeSet::new(),
             next_port: 10_000,
+            sockets: 0,
             digest: 0xcbf2_9ce4_8422_2325,
             sent: 0,
         };
@@ -92,8 +96,10 @@ impl Net {
             port
         };
         let address = SocketAddr::new(ip, port);
-        state.ports.insert(address, Port::default());
-        Arc::new(Socket { net: self.clone(), address })
+        state.sockets += 1;
+        let id = state.sockets;
+        state.ports.insert(address, Port { owner: id, ..Port::default() });
+        Arc::new(Socket { net: self.clone(), address, id })
     }
 
     /// The process at `ip` is gone with all its sockets.
@@ -181,6 +187,7 @@ fn elapsed(start: Instant) -> u64 {
 pub struct Socket {
     net: Net,
     address: SocketAddr,
+    id: u64,
 }
 
 impl std::fmt::Debug for Socket {
@@ -191,7 +198,7 @@ impl std::fmt::Debug for Socket {
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        self.net.state.lock().ports.remove(&self.address);
+        self.net.state.lock().ports.retain(|_, port| port.owner != self.id);
     }
 }
 

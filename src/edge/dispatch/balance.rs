@@ -220,7 +220,7 @@ fn choose<T>(candidates: &[T], mut random: impl FnMut(usize) -> usize, cost: imp
 /// behind others costs more.
 const NEARNESS: f64 = 3.0;
 
-/// Like `choose`, among candidates of the own worker thread unless one of another's is much cheaper.
+/// Like `choose`, among candidates of the own worker thread unless a far one is much cheaper.
 pub fn choose_near<'a, T>(
     near: &'a [T],
     far: &'a [T],

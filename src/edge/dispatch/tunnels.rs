@@ -170,8 +170,9 @@ impl Tunnels {
         }
     }
 
-    /// A link for a request to the service at `index`, carried by `worker`. Links of the own worker come first unless they cost much more, links to
-    /// peers of `tried` ones last, as do ejected ones and those on flapping or lossy paths unless most are; among equals [`balance`] chooses.
+    /// A link for a request to the service at `index`, carried by `worker`. Links of the own worker come first, unless a
+    /// gateway that has none there costs much less; links to peers of `tried` ones come last, as do ejected ones and those on
+    /// flapping or lossy paths unless most are; among equals [`balance`] chooses.
     pub fn choose(&self, index: usize, worker: usize, tried: &[Arc<Link>]) -> Option<Arc<Member>> {
         let table = self.table.load();
         let now = clock::now();
@@ -186,7 +187,11 @@ impl Tunnels {
         let of = |wanted: &dyn Fn(&Member, bool) -> bool| {
             let is_wanted = |(member, is_out): &&(&Arc<Member>, bool)| wanted(member, !heeded || !is_out);
             let candidates: Vec<_> = usable.iter().filter(is_wanted).map(|(member, _)| *member).collect();
-            let (near, far): (Vec<_>, _) = candidates.into_iter().partition(|member| member.link.worker() == worker);
+            let (near, mut far): (Vec<&Arc<Member>>, Vec<_>) =
+                candidates.into_iter().partition(|member| member.link.worker() == worker);
+            // Links to the same gateway differ by luck, if they are well; gateways differ.
+            let is_near = |member: &Member| near.iter().any(|near| Arc::ptr_eq(near.link.peer(), member.link.peer()));
+            far.retain(|member| !is_near(member));
             let random = |below| fastrand::usize(..below);
             balance::choose_near(&near, &far, random, |member| member.cost(now)).copied().cloned()
         };

@@ -57,8 +57,27 @@ pub(super) struct Tries {
 type Hedge<'a> = Pin<Box<dyn Future<Output = Result<Headed, Fault>> + Send + 'a>>;
 
 impl Dispatch {
-    /// Sends the request on `member` and reads up to the final head, both at once.
+    /// Sends the request on `member` and reads up to the final head, both at once. The member hears what came of it.
     pub(super) async fn attempt<I: Interim>(
+        &self,
+        outbound: &Outbound,
+        given: (&Arc<Member>, ExchangeWriter, ExchangeReader),
+        tries: &mut Tries,
+        source: &mut Source,
+        interim: &mut I,
+    ) -> Result<Headed, Failure> {
+        let mut waiting = given.0.begin();
+        let outcome = self.ask(outbound, given, &mut waiting, tries, source, interim).await;
+        match &outcome {
+            Ok(Headed { hedge: None, .. }) => waiting.handle_head(),
+            Ok(_) => waiting.handle_failure(),
+            Err(failure) if is_of_the_link(&failure.fault) => waiting.handle_failure(),
+            Err(_) => {}
+        }
+        outcome
+    }
+
+    async fn ask<I: Interim>(
         &self,
         outbound: &Outbound,
         (member, mut writer, mut reader): (&Arc<Member>, ExchangeWriter, ExchangeReader),
@@ -266,7 +285,7 @@ fn if_any<F: Future + Unpin>(future: &mut Option<F>) -> impl Future<Output = F::
 }
 
 /// Whether the fault tells something about the link or its gateway, rather than about the request.
-pub(super) fn is_of_the_link(fault: &Fault) -> bool {
+fn is_of_the_link(fault: &Fault) -> bool {
     matches!(fault.side, Side::Tunnel | Side::Gateway) || fault.kind == Kind::ResponseTimeout
 }
 

@@ -19,7 +19,7 @@ use http_body::Body;
 use parking_lot::Mutex;
 
 use self::allowance::Allowance;
-use self::attempt::{Headed, Tries, is_of_the_link, pump};
+use self::attempt::{Headed, Tries, pump};
 pub use self::metrics::DispatchMetrics;
 use self::source::Source;
 use self::tunnels::{Member, Tunnels};
@@ -96,18 +96,13 @@ impl Dispatch {
         loop {
             let (member, writer, reader) = self.open(outbound.service, &mut tries.links, last).await?;
             record.dispatched(member.link.peer().node());
-            let (mut waiting, begun) = (member.begin(), clock::now());
+            let begun = clock::now();
             let given = (&member, writer, reader);
-            let attempt =
-                { pin!(self.attempt(&outbound, given, &mut waiting, &mut tries, &mut source, interim)).await };
+            let attempt = { pin!(self.attempt(&outbound, given, &mut tries, &mut source, interim)).await };
             let failure = match attempt {
                 Ok(Headed { head, reader, unsent, hedge }) => {
-                    match hedge {
-                        None => waiting.handle_head(),
-                        Some(hedge) => {
-                            waiting.handle_failure();
-                            record.dispatched(hedge.link.peer().node());
-                        }
+                    if let Some(hedge) = hedge {
+                        record.dispatched(hedge.link.peer().node());
                     }
                     if let Some(writer) = unsent {
                         self.pump_on(writer, source);
@@ -116,9 +111,6 @@ impl Dispatch {
                 }
                 Err(failure) => failure,
             };
-            if is_of_the_link(&failure.fault) {
-                waiting.handle_failure();
-            }
             let attempt = replay::Attempt {
                 method: &outbound.head.method,
                 accepted: failure.accepted,
@@ -178,14 +170,9 @@ impl Dispatch {
         let mut source = Source::new(RequestBody::Empty, None, self.budget.clone());
         let mut tries = Tries::default();
         let (member, writer, reader) = self.open(outbound.service, &mut tries.links, None).await?;
-        let (mut waiting, given) = (member.begin(), (&member, writer, reader));
-        match self.attempt(outbound, given, &mut waiting, &mut tries, &mut source, &mut NoInterim).await {
-            Ok(Headed { head, reader, hedge, .. }) => {
-                if hedge.is_none() {
-                    waiting.handle_head();
-                }
-                Ok((head, reader))
-            }
+        let given = (&member, writer, reader);
+        match self.attempt(outbound, given, &mut tries, &mut source, &mut NoInterim).await {
+            Ok(Headed { head, reader, .. }) => Ok((head, reader)),
             Err(failure) => Err(failure.fault),
         }
     }

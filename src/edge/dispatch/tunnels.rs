@@ -186,9 +186,9 @@ impl Tunnels {
         let heeded = usable.iter().filter(|(_, is_out)| *is_out).count() * 2 <= usable.len();
         let of = |wanted: &dyn Fn(&Member, bool) -> bool| {
             let is_wanted = |(member, is_out): &&(&Arc<Member>, bool)| wanted(member, !heeded || !is_out);
-            let candidates: Vec<_> = usable.iter().filter(is_wanted).map(|(member, _)| *member).collect();
+            let candidates = usable.iter().filter(is_wanted).map(|(member, _)| *member);
             let (near, mut far): (Vec<&Arc<Member>>, Vec<_>) =
-                candidates.into_iter().partition(|member| member.link.worker() == worker);
+                candidates.partition(|member| member.link.worker() == worker);
             // Links to the same gateway differ by luck, if they are well; gateways differ.
             let is_near = |member: &Member| near.iter().any(|near| Arc::ptr_eq(near.link.peer(), member.link.peer()));
             far.retain(|member| !is_near(member));

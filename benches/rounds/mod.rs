@@ -27,7 +27,7 @@ use options::Options;
 pub fn main() -> Outcome<()> {
     let mut options = Options::read()?;
     let left_out = fetch(&mut options.contestants)?;
-    namespace::remove_leftovers();
+    namespace::prepare_machine();
     let network = match isolate() {
         Ok(()) => "loopback of its own, packets of 1,500 bytes".to_owned(),
         Err(error) => format!("the machine's loopback, large packets ({error})"),

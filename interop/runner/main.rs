@@ -149,7 +149,7 @@ fn main() -> ExitCode {
 /// that is said. Must run before any thread starts.
 fn in_networks(work: impl FnOnce() -> Outcome<bool>) -> Outcome<bool> {
     end_on_signals()?;
-    namespace::remove_leftovers();
+    namespace::prepare_machine();
     match machine::lacks() {
         None => work(),
         Some(lack) => Ok(machine::skipped("everything", &lack)),

@@ -26,6 +26,9 @@ const NAMES: &str = "/run/netns";
 const PREFIX: &str = "trunkline-";
 /// The one interface of a namespace but loopback.
 const DEVICE: &str = "wire";
+/// What new TCP connections of a namespace have, and what may be chosen for it.
+const CONTROL: &str = "/proc/sys/net/ipv4/tcp_congestion_control";
+const ALLOWED: &str = "/proc/sys/net/ipv4/tcp_allowed_congestion_control";
 /// Packets are as large as on Ethernet.
 const MTU: &str = "1500";
 
@@ -80,8 +83,10 @@ impl Namespace {
         inside(&["link", "set", DEVICE, "mtu", MTU, "txqueuelen", "4000", "up"])?;
         inside(&["route", "add", "default", "dev", DEVICE])?;
         inside(&["-6", "route", "add", "default", "dev", DEVICE])?;
-        // The same on every machine; where it is not to be had the kernel's choice stays.
-        let _ = self.inside(|| fs::write("/proc/sys/net/ipv4/tcp_congestion_control", "cubic"))?;
+        // The same on every machine.
+        if let Err(error) = self.inside(|| fs::write(CONTROL, "cubic"))? {
+            eprintln!("TCP in {} is what the machine has, not CUBIC: {error}", self.name);
+        }
         Ok(())
     }
 
@@ -166,8 +171,14 @@ fn names() -> Vec<(String, u32)> {
         .collect()
 }
 
-/// Removes what runs left behind that did not come to their end.
-pub fn remove_leftovers() {
+/// Before the first network is made: removes what runs left behind that did not come to their end, and lets namespaces have
+/// CUBIC for TCP. What one may have, its machine must allow to everyone; that stays.
+pub fn prepare_machine() {
+    let allowed = fs::read_to_string(ALLOWED).unwrap_or_default();
+    if !allowed.split_whitespace().any(|control| control == "cubic") {
+        // Where it fails each namespace says so.
+        let _ = fs::write(ALLOWED, format!("{} cubic", allowed.trim()));
+    }
     for (name, pid) in names() {
         if !PathBuf::from(format!("/proc/{pid}")).exists() {
             let _ = ip(&["netns", "delete", &name]);

@@ -5,6 +5,7 @@
 
 mod batch;
 mod cid;
+mod congestion;
 mod datagrams;
 mod keys;
 mod preferred;
@@ -14,6 +15,7 @@ mod socket;
 mod unreachable;
 
 pub use cid::{CidGenerator, Worker, initial_cid};
+pub use congestion::Congestion;
 pub use keys::{KeysError, QuicKeys};
 pub use preferred::Preferred;
 #[cfg(feature = "interop")]

@@ -14,6 +14,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 
 use crate::config::{TunnelIdentity, TunnelLimits};
+use crate::quic::Congestion;
 use crate::tls::{self, TlsError};
 
 /// The protocol's ALPN; a breaking change is a new one.
@@ -130,7 +131,8 @@ pub fn transport(limits: &TunnelLimits) -> TransportConfig {
         .receive_window(VarInt::MAX)
         .send_window(SEND_WINDOW)
         .datagram_receive_buffer_size(None)
-        .ack_frequency_config(Some(acks));
+        .ack_frequency_config(Some(acks))
+        .congestion_controller_factory(Arc::new(Congestion));
     transport
 }
 

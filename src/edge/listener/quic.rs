@@ -8,7 +8,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quinn::congestion::CubicConfig;
 use quinn::crypto::rustls::{HandshakeData, QuicServerConfig};
 use quinn::{
     AckFrequencyConfig, Connecting, Connection, ConnectionError, Endpoint, IdleTimeout, Incoming, MtuDiscoveryConfig,
@@ -20,7 +19,7 @@ use super::alt_svc::AltSvc;
 use super::metrics::ListenerMetrics;
 use super::{Client, Protocol};
 use crate::config::Limits;
-use crate::quic::QuicKeys;
+use crate::quic::{Congestion, QuicKeys};
 use crate::task::Tasks;
 
 /// HTTP/3 needs 3 (control and two for QPACK); the rest is for streams of unknown types, which clients open as grease.
@@ -80,9 +79,6 @@ pub fn server_config(tls: Arc<QuicServerConfig>, keys: &QuicKeys, limits: &Limit
 
 /// Windows and streams by `limits`, so that one client pins a known amount of memory. No keep-alive from our side: an
 /// idle client may sleep.
-///
-/// CUBIC, although it starves on random loss: BBR of quinn 0.11 keeps its rate there but has its pacer ignored and drops
-/// 30 to 50 % of what it sends, at the cost of every other flow on the client's link.
 fn transport_config(limits: &Limits) -> TransportConfig {
     let idle = IdleTimeout::try_from(limits.idle_timeout).unwrap_or(VarInt::MAX.into());
     let mut transport = TransportConfig::default();
@@ -100,7 +96,7 @@ fn transport_config(limits: &Limits) -> TransportConfig {
         .keep_alive_interval(None)
         .datagram_receive_buffer_size(None)
         .mtu_discovery_config(Some(MtuDiscoveryConfig::default()))
-        .congestion_controller_factory(Arc::new(CubicConfig::default()));
+        .congestion_controller_factory(Arc::new(Congestion));
     // Behind the runner's simulator the kernel refuses a batch, and what should have gone with it is gone.
     #[cfg(feature = "interop")]
     transport.enable_segmentation_offload(false);

@@ -1,8 +1,6 @@
 //! The window of CUBIC (RFC 9438), in bytes. Sans-IO; called by [`super`] for each acknowledgement and loss.
 
-use std::time::Instant;
-
-use super::Rtt;
+use std::time::{Duration, Instant};
 
 /// What is left of a window after a loss (RFC 9438 section 4.6).
 const BETA: f64 = 0.7;
@@ -44,14 +42,14 @@ impl Cubic {
         self.window
     }
 
-    /// `rtt`: round-trip times, `mtu`: bytes of a packet.
+    /// `smoothed`: round-trip time, `mtu`: bytes of a packet.
     pub(super) fn handle_ack(
         &mut self,
         now: Instant,
         sent: Instant,
         bytes: u64,
         app_limited: bool,
-        rtt: Rtt,
+        smoothed: Duration,
         mtu: f64,
     ) {
         if app_limited {
@@ -68,7 +66,7 @@ impl Cubic {
             return;
         }
         let mut epoch = self.epoch.unwrap_or_else(|| self.begin(now, mtu));
-        let ahead = (now.saturating_duration_since(epoch.began) + rtt.smoothed).as_secs_f64() - epoch.climb;
+        let ahead = (now.saturating_duration_since(epoch.began) + smoothed).as_secs_f64() - epoch.climb;
         let target = (self.summit + C * ahead.powi(3) * mtu).clamp(self.window, 1.5 * self.window);
         let alpha = if epoch.reno < self.summit { ALPHA } else { 1.0 };
         epoch.reno += alpha * mtu * bytes / self.window;

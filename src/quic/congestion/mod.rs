@@ -46,34 +46,27 @@ struct Control {
     mtu: u16,
     cubic: Cubic,
     path: Path,
-    rtt: Rtt,
-}
-
-/// Round-trip times of a connection.
-#[derive(Clone, Copy, Debug, Default)]
-struct Rtt {
     smoothed: Duration,
-    least: Duration,
 }
 
 impl Control {
     fn new(now: Instant, mtu: u16) -> Self {
         let initial = f64::from(mtu) * f64::from(INITIAL_PACKETS);
-        Self { mtu, cubic: Cubic::new(initial), path: Path::new(now, initial), rtt: Rtt::default() }
+        Self { mtu, cubic: Cubic::new(initial), path: Path::new(now, initial), smoothed: Duration::ZERO }
     }
 
     fn minimum(&self) -> f64 {
         f64::from(self.mtu) * f64::from(MINIMUM_PACKETS)
     }
 
-    fn handle_ack(&mut self, now: Instant, sent: Instant, bytes: u64, app_limited: bool, rtt: Rtt) {
-        self.rtt = rtt;
+    fn handle_ack(&mut self, now: Instant, sent: Instant, bytes: u64, app_limited: bool, smoothed: Duration) {
+        self.smoothed = smoothed;
         let starting = self.path.is_starting();
         self.path.handle_ack(now, sent, bytes, app_limited);
         if starting && !self.path.is_starting() {
             self.cubic.end_slow_start();
         }
-        self.cubic.handle_ack(now, sent, bytes, app_limited, rtt, f64::from(self.mtu));
+        self.cubic.handle_ack(now, sent, bytes, app_limited, smoothed, f64::from(self.mtu));
     }
 
     fn handle_loss(&mut self, now: Instant, sent: Instant, persistent: bool, bytes: u64) {
@@ -84,19 +77,20 @@ impl Control {
             self.cubic.collapse(minimum);
             return;
         }
-        self.path.handle_loss(now, sent, bytes, f64::from(self.mtu), self.rtt);
+        self.path.handle_loss(now, sent, bytes, f64::from(self.mtu), self.smoothed);
         self.cubic.handle_loss(now, sent, minimum);
     }
 
     fn bytes(&self) -> u64 {
-        let floor = self.path.window(self.rtt, f64::from(self.mtu));
-        self.cubic.window().max(floor).max(self.minimum()) as u64
+        let path = self.path.window(f64::from(self.mtu));
+        let window = if self.path.is_looking() { path } else { path.max(self.cubic.window()) };
+        window.max(self.minimum()) as u64
     }
 }
 
 impl Controller for Control {
     fn on_ack(&mut self, now: Instant, sent: Instant, bytes: u64, app_limited: bool, rtt: &RttEstimator) {
-        self.handle_ack(now, sent, bytes, app_limited, Rtt { smoothed: rtt.get(), least: rtt.min() });
+        self.handle_ack(now, sent, bytes, app_limited, rtt.get());
     }
 
     fn on_congestion_event(&mut self, now: Instant, sent: Instant, is_persistent_congestion: bool, lost_bytes: u64) {

@@ -3,15 +3,14 @@
 //! After the start, in which the window doubles each round trip until the path is full, the window is what the path
 //! delivered at best in the last [`ROUNDS`] round trips, times its least round-trip time; in one of eight a quarter more, to
 //! find out whether there is more, in the next one less, to let go of the queue that this made (as BBR does,
-//! draft-ietf-ccwg-bbr). After congestion it asks for no more for a while.
+//! draft-ietf-ccwg-bbr). After congestion it asks for no more for a while. The least round-trip time is measured again when it
+//! was not seen for [`STALE`]: with half a window, which leaves no queue of one's own.
 //!
 //! Invariants: what is delivered is counted over at least one round trip, of sending as of acknowledging, so that
 //! acknowledgements that come all at once do not look like a fast path; rounds in which the sender had too little to send
 //! never lower what is known; a loss that is congestion lowers it once for each round trip.
 
 use std::time::{Duration, Instant};
-
-use super::Rtt;
 
 /// Round trips that an estimate lives: longer than a cycle of [`GAINS`].
 const ROUNDS: usize = 10;
@@ -20,6 +19,8 @@ const GAINS: [f64; 8] = [1.25, 0.8, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0];
 const START: Stage = Stage::Start { best: 0.0, flat: 0 };
 /// The first cycle begins by letting go of the queue that the start made.
 const AFTER_START: Stage = Stage::Cruise { phase: 1 };
+/// Later ones do not.
+const CRUISE: Stage = Stage::Cruise { phase: 2 };
 /// A start goes on while a round delivers so many times what the best one before did...
 const GROWTH: f64 = 1.25;
 /// ...or until so many rounds in a row did not.
@@ -40,6 +41,11 @@ const USUAL_BYTES: f64 = 60_000.0;
 /// A round trip is longer because of a queue when it is so many times the least one, and this much more.
 const QUEUE: f64 = 1.25;
 const QUEUE_MIN: Duration = Duration::from_millis(4);
+/// Paths change: a least round-trip time that was not seen again for so long may be over.
+const STALE: Duration = Duration::from_secs(10);
+/// Then so many rounds have so much of a window: the first lets the queue go, the second sees the path without it.
+const LOOK: Stage = Stage::Look { rounds: 2 };
+const LOOK_GAIN: f64 = 0.5;
 /// Rounds after congestion in which no more is asked for, and the window may be smaller than an initial one.
 const STRAINED: u32 = 24;
 /// Acknowledgements may come for so many packets at once: more must be under way, packets.
@@ -59,6 +65,7 @@ pub(super) struct Path {
     rates: [f64; ROUNDS],
     next: usize,
     round: Round,
+    nearest: Option<Nearest>,
     usual: Usual,
     initial: f64,
     /// Losses of packets sent before are part of a congestion that was heeded.
@@ -75,6 +82,16 @@ enum Stage {
     Start { best: f64, flat: u32 },
     /// Goes through [`GAINS`].
     Cruise { phase: usize },
+    /// Measures the least round-trip time.
+    Look { rounds: u32 },
+}
+
+/// The least round-trip time.
+#[derive(Clone, Copy, Debug)]
+struct Nearest {
+    time: Duration,
+    /// When it was seen last.
+    seen: Instant,
 }
 
 /// One round trip: it ends when a packet is acknowledged that was sent in it.
@@ -112,6 +129,7 @@ impl Path {
             rates: [0.0; ROUNDS],
             next: 0,
             round: Round::new(now),
+            nearest: None,
             usual: Usual::default(),
             initial,
             heeded: None,
@@ -124,12 +142,20 @@ impl Path {
         matches!(self.stage, Stage::Start { .. })
     }
 
+    /// Whether the window must be no larger than [`Path::window`].
+    pub(super) fn is_looking(&self) -> bool {
+        matches!(self.stage, Stage::Look { .. })
+    }
+
     /// Bytes that may be under way.
-    pub(super) fn window(&self, rtt: Rtt, mtu: f64) -> f64 {
-        let Stage::Cruise { phase } = self.stage else { return self.started };
-        let carried = self.rate() * rtt.least.as_secs_f64();
-        let most = if self.strained > 0 { 1.0 } else { f64::INFINITY };
-        let gain = GAINS.get(phase).copied().unwrap_or(1.0).min(most);
+    pub(super) fn window(&self, mtu: f64) -> f64 {
+        let carried = self.rate() * self.nearest.map_or(0.0, |nearest| nearest.time.as_secs_f64());
+        let gain = match self.stage {
+            Stage::Start { .. } => return self.started,
+            Stage::Look { .. } => LOOK_GAIN,
+            Stage::Cruise { .. } if self.strained > 0 => 1.0,
+            Stage::Cruise { phase } => GAINS.get(phase).copied().unwrap_or(1.0),
+        };
         (gain * carried + carried.min(ACKS * mtu)).max(self.least)
     }
 
@@ -163,8 +189,17 @@ impl Path {
         }
         self.usual.handle_round(round.delivered, round.lost);
         self.round = round.next(now);
+        let is_stale = self.see(now, &round);
         match &mut self.stage {
+            Stage::Cruise { .. } if is_stale && !round.app_limited => self.stage = LOOK,
             Stage::Cruise { phase } => *phase = (*phase + 1) % GAINS.len(),
+            Stage::Look { rounds } => {
+                *rounds -= 1;
+                if *rounds == 0 {
+                    self.nearest = Some(Nearest { time: round.shortest, seen: now });
+                    self.stage = CRUISE;
+                }
+            }
             Stage::Start { best, flat } if !round.app_limited => {
                 if rate >= *best * GROWTH {
                     (*best, *flat) = (rate, 0);
@@ -179,10 +214,27 @@ impl Path {
         }
     }
 
+    /// Takes the round's shortest round-trip time; whether the least one may be over. One that sends little makes no queue, and
+    /// what it sees holds.
+    fn see(&mut self, now: Instant, round: &Round) -> bool {
+        let seen = Nearest { time: round.shortest, seen: now };
+        let Some(nearest) = &mut self.nearest else {
+            self.nearest = Some(seen);
+            return false;
+        };
+        let is_stale = now.saturating_duration_since(nearest.seen) > STALE;
+        if round.shortest <= nearest.time || is_stale && round.app_limited {
+            *nearest = seen;
+        } else if round.shortest <= nearest.time + nearest.time / 16 {
+            nearest.seen = now;
+        }
+        is_stale
+    }
+
     /// So many bytes were lost, the latest of them sent at `sent`; none: the network marked it instead.
-    pub(super) fn handle_loss(&mut self, now: Instant, sent: Instant, bytes: u64, mtu: f64, rtt: Rtt) {
+    pub(super) fn handle_loss(&mut self, now: Instant, sent: Instant, bytes: u64, mtu: f64, smoothed: Duration) {
         self.round.lost += bytes;
-        let queues = rtt.smoothed > rtt.least.mul_f64(QUEUE) + QUEUE_MIN;
+        let queues = self.nearest.is_some_and(|nearest| smoothed > nearest.time.mul_f64(QUEUE) + QUEUE_MIN);
         let congested = bytes == 0 || queues || self.usual.is_exceeded(&self.round, mtu);
         if !congested || self.heeded.is_some_and(|heeded| sent <= heeded) {
             return;

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::time::{Duration, Instant};
 
-use super::{Control, Cubic, Rtt};
+use super::{Control, Cubic};
 use crate::clock;
 
 const MTU: u16 = 1_452;
@@ -32,7 +32,7 @@ impl Governor {
         }
     }
 
-    fn handle_ack(&mut self, now: Instant, sent: Instant, app_limited: bool, rtt: Rtt) {
+    fn handle_ack(&mut self, now: Instant, sent: Instant, app_limited: bool, rtt: Duration) {
         match self {
             Self::Ours(control) => control.handle_ack(now, sent, MTU.into(), app_limited, rtt),
             Self::Cubic(cubic) => cubic.handle_ack(now, sent, MTU.into(), app_limited, rtt, MTU.into()),
@@ -70,7 +70,6 @@ struct Flow {
     next: u64,
     largest: Option<u64>,
     smoothed: Option<Duration>,
-    least: Duration,
     tokens: f64,
     filled: Instant,
     woken: Option<Instant>,
@@ -93,7 +92,6 @@ impl Flow {
             next: 0,
             largest: None,
             smoothed: None,
-            least: ms(100),
             tokens: BURST,
             filled: now,
             woken: None,
@@ -106,8 +104,8 @@ impl Flow {
         }
     }
 
-    fn rtt(&self) -> Rtt {
-        Rtt { smoothed: self.smoothed.unwrap_or(ms(100)), least: self.least }
+    fn rtt(&self) -> Duration {
+        self.smoothed.unwrap_or(ms(100))
     }
 
     /// A packet may go now, or when.
@@ -121,7 +119,7 @@ impl Flow {
         if (self.sent.len() + 1) as f64 * f64::from(MTU) > window {
             return Err(None);
         }
-        let rate = 1.25 * window / f64::from(MTU) / self.rtt().smoothed.as_secs_f64();
+        let rate = 1.25 * window / f64::from(MTU) / self.rtt().as_secs_f64();
         self.tokens = (self.tokens + (now - self.filled).as_secs_f64() * rate).min(BURST);
         self.filled = now;
         match self.tokens >= 1.0 {
@@ -139,7 +137,6 @@ impl Flow {
             if self.largest.is_none_or(|largest| *number > largest) {
                 self.largest = Some(*number);
                 let sample = now - sent;
-                self.least = if self.smoothed.is_some() { self.least.min(sample) } else { sample };
                 self.smoothed = Some(self.smoothed.map_or(sample, |old| (old * 7 + sample) / 8));
             }
         }
@@ -159,7 +156,7 @@ impl Flow {
 
     /// A tail that nothing follows is lost when nothing was heard for three round trips.
     fn give_up(&mut self, now: Instant) {
-        let patience = self.rtt().smoothed * 3 + ACK_DELAY;
+        let patience = self.rtt() * 3 + ACK_DELAY;
         if self.sent.last_key_value().is_some_and(|(_, sent)| now - *sent > patience) {
             let gone: Vec<_> = self.sent.iter().map(|(number, sent)| (*number, *sent)).collect();
             self.lose(now, &gone);
@@ -388,6 +385,17 @@ fn losses_do_not_hold_back_a_flow_that_has_little_to_send() {
     assert!(simulation.flows[0].lost > 100);
 }
 
+#[test]
+fn a_path_that_became_longer_is_used_like_one_that_always_was() {
+    let now = clock::now();
+    let mut simulation = Simulation::new(way(2, 0.01), vec![(ours(now), ms(0))], now);
+    simulation.run(ms(5_000));
+    simulation.way.round_trip = ms(50);
+    simulation.run(ms(35_000));
+    let share = simulation.run(ms(45_000))[0] / simulation.way.rate;
+    assert!(share > 0.8, "{share}");
+}
+
 /// A control that fills a way, without the losses of a start.
 fn settled() -> (Control, Instant) {
     let now = clock::now();
@@ -403,7 +411,7 @@ fn settled() -> (Control, Instant) {
 fn one_lost_packet_takes_no_more_than_cubic_and_leaves_what_the_path_carries() {
     let (mut control, now) = settled();
     let carried = 8_600.0 * 0.05 * f64::from(MTU);
-    control.rtt.smoothed = control.rtt.least;
+    control.smoothed = ms(50);
     control.handle_loss(now, now, false, MTU.into());
     assert!(control.bytes() as f64 >= 0.75 * carried, "{} of {carried}", control.bytes());
 }
@@ -424,7 +432,6 @@ fn persistent_congestion_leaves_the_least_window_and_a_new_start() {
     let (mut control, now) = settled();
     control.handle_loss(now, now, true, 100_000);
     assert_eq!(control.bytes(), 2 * u64::from(MTU));
-    let rtt = control.rtt;
-    control.handle_ack(now + ms(50), now, MTU.into(), false, rtt);
+    control.handle_ack(now + ms(50), now, MTU.into(), false, ms(50));
     assert_eq!(control.bytes(), 3 * u64::from(MTU));
 }

@@ -199,6 +199,27 @@ impl Mortal {
 }
 
 #[tokio::test]
+async fn the_first_probe_of_a_path_is_of_the_largest_packet_and_mostly_the_only_one() {
+    let (site, limits) = (Site::new(), Limits::default());
+    let server = Server::start(&site, "127.0.0.1:0".parse().unwrap(), 1, &limits);
+    // Discovery is the same at both ends, and here it can be looked into.
+    let mut config = site.client();
+    config.transport_config(Arc::new(transport_config(&limits)));
+    let connection = in_time(client().connect_with(config, server.address, "a.example").unwrap()).await.unwrap();
+    let found = in_time(async {
+        loop {
+            let path = connection.stats().path;
+            if path.current_mtu > 1_200 {
+                break path;
+            }
+            round_trip(&connection, b"and an acknowledgement").await;
+        }
+    });
+    let path = found.await;
+    assert_eq!((path.current_mtu, path.sent_plpmtud_probes - path.lost_plpmtud_probes), (1_452, 1));
+}
+
+#[tokio::test]
 async fn a_restarted_server_resets_the_connections_it_lost() {
     const WORKERS: usize = 2;
     let site = Site::new();

@@ -100,6 +100,7 @@ pub fn all() -> Vec<Box<dyn Peer>> {
         Box::new(Contract::trunkline()),
         Box::new(Contract::aioquic()),
         Box::new(Contract::s2n_quic()),
+        Box::new(Contract::quiche()),
         Box::new(ngtcp2::Ngtcp2),
         Box::new(curl::Curl),
         Box::new(chromium::Chromium),

@@ -3,14 +3,13 @@
 //! Started by interop/runner with the contract's environment. Exits with 127 for what it does not do: HTTP/3 (its crate for that
 //! is not released), resumption, 0-RTT, one suite alone, key updates.
 
-use std::env;
-use std::error::Error;
-use std::fs;
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::process::ExitCode;
-use std::time::Duration;
+#[path = "../../contract.rs"]
+mod contract;
 
+use std::net::SocketAddr;
+use std::process::ExitCode;
+
+use contract::{CONNECTIONS_MAX, IDLE_TIMEOUT, LINE_MAX, Outcome, UNSUPPORTED, Url, cert, ended, variable};
 use s2n_quic::client::Connect;
 use s2n_quic::provider::endpoint_limits;
 use s2n_quic::provider::limits::Limits;
@@ -20,37 +19,18 @@ use s2n_quic::{Client, Connection, Server};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
-type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
-
 const SUPPORTED: [&str; 4] = ["handshake", "transfer", "retry", "multiconnect"];
 const ALPN: [&str; 1] = ["hq-interop"];
-/// Longer than links are dark, and than handshakes take that lose every third packet.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Certificates in a chain; one case has nine.
 const CHAIN_MAX: u16 = 16;
-/// A request line.
-const LINE_MAX: usize = 4 << 10;
-/// Connections at once, where each file has one of its own.
-const CONNECTIONS_MAX: usize = 8;
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let (role, case) = (variable("ROLE"), variable("TESTCASE"));
     if !SUPPORTED.contains(&case.as_str()) {
-        return ExitCode::from(127);
+        return ExitCode::from(UNSUPPORTED);
     }
-    let done = if role == "client" { download(&case).await } else { serve(&case).await };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("s2n-quic {role}: {error}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn variable(name: &str) -> String {
-    env::var(name).unwrap_or_default()
+    ended("s2n-quic", &role, if role == "client" { download(&case).await } else { serve(&case).await })
 }
 
 fn limits() -> Outcome<Limits> {
@@ -62,9 +42,8 @@ fn limits() -> Outcome<Limits> {
 }
 
 async fn serve(case: &str) -> Outcome<()> {
-    let certs = PathBuf::from(variable("CERTS"));
     let tls = tls::Server::builder()
-        .with_certificate(certs.join("cert.pem").as_path(), certs.join("priv.key").as_path())?
+        .with_certificate(cert("cert.pem").as_path(), cert("priv.key").as_path())?
         .with_application_protocols(ALPN.iter())?
         .with_key_logging()?
         .build()?;
@@ -72,12 +51,11 @@ async fn serve(case: &str) -> Outcome<()> {
     if case == "retry" {
         endpoint = endpoint.with_inflight_handshake_limit(0)?;
     }
-    let port = variable("PORT").parse().unwrap_or(443);
     let mut server = Server::builder()
         .with_tls(tls)?
         .with_limits(limits()?)?
         .with_endpoint_limits(endpoint.build()?)?
-        .with_io(SocketAddr::from(([0_u16; 8], port)))?
+        .with_io(contract::listen())?
         .start()?;
     let mut end = signal(SignalKind::terminate())?;
     let mut connections = JoinSet::new();
@@ -111,26 +89,20 @@ async fn answer(mut stream: BidirectionalStream) -> Outcome<()> {
             return Err("a long request".into());
         }
     }
-    let line = String::from_utf8(line)?;
-    let name = line.trim().strip_prefix("GET /").ok_or("no GET")?;
-    let name = Path::new(name).file_name().ok_or("no file")?;
-    stream.send(fs::read(Path::new(&variable("WWW")).join(name))?.into()).await?;
+    stream.send(contract::answer(&line)?.into()).await?;
     Ok(stream.close().await?)
 }
 
 async fn download(case: &str) -> Outcome<()> {
-    let ca = Path::new(&variable("CERTS")).join("ca.pem");
     let tls = tls::Client::builder()
-        .with_certificate(ca.as_path())?
+        .with_certificate(cert("ca.pem").as_path())?
         .with_max_cert_chain_depth(CHAIN_MAX)?
         .with_application_protocols(ALPN.iter())?
         .with_key_logging()?
         .build()?;
-    let requests = variable("REQUESTS");
-    let urls: Vec<_> = requests.split_whitespace().map(Url::parse).collect::<Outcome<_>>()?;
-    let peer = urls.first().ok_or("no request")?.address().await?;
-    let own: SocketAddr = if peer.is_ipv4() { ([0; 4], 0).into() } else { ([0_u16; 8], 0).into() };
-    let client = Client::builder().with_tls(tls)?.with_limits(limits()?)?.with_io(own)?.start()?;
+    let urls = contract::requests()?;
+    let peer = urls.first().ok_or("no request")?.address()?;
+    let client = Client::builder().with_tls(tls)?.with_limits(limits()?)?.with_io(contract::own(peer))?.start()?;
     if case == "multiconnect" {
         let mut each = JoinSet::new();
         for url in urls {
@@ -156,7 +128,7 @@ async fn fetch_all(client: Client, peer: SocketAddr, urls: Vec<Url>) -> Outcome<
     let mut files = JoinSet::new();
     for url in urls {
         let stream = connection.open_bidirectional_stream().await?;
-        files.spawn(fetch(stream, url.path));
+        files.spawn(fetch(stream, url));
     }
     while let Some(done) = files.join_next().await {
         done??;
@@ -165,32 +137,12 @@ async fn fetch_all(client: Client, peer: SocketAddr, urls: Vec<Url>) -> Outcome<
     Ok(())
 }
 
-async fn fetch(mut stream: BidirectionalStream, path: String) -> Outcome<()> {
-    stream.send(format!("GET {path}\r\n").into_bytes().into()).await?;
+async fn fetch(mut stream: BidirectionalStream, url: Url) -> Outcome<()> {
+    stream.send(contract::line(&url).into()).await?;
     stream.finish()?;
     let mut body = Vec::new();
     while let Some(piece) = stream.receive().await? {
         body.extend_from_slice(&piece);
     }
-    Ok(fs::write(Path::new(&variable("DOWNLOADS")).join(path.trim_start_matches('/')), body)?)
-}
-
-struct Url {
-    host: String,
-    port: u16,
-    path: String,
-}
-
-impl Url {
-    fn parse(text: &str) -> Outcome<Self> {
-        let rest = text.strip_prefix("https://").ok_or("no https URL")?;
-        let (authority, path) = rest.split_once('/').ok_or("no path")?;
-        let (host, port) = authority.rsplit_once(':').unwrap_or((authority, "443"));
-        Ok(Self { host: host.to_owned(), port: port.parse()?, path: format!("/{path}") })
-    }
-
-    async fn address(&self) -> Outcome<SocketAddr> {
-        let mut addresses = tokio::net::lookup_host((self.host.as_str(), self.port)).await?;
-        Ok(addresses.next().ok_or("no address")?)
-    }
+    contract::store(&url, &body)
 }

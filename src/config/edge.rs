@@ -148,7 +148,8 @@ pub struct Limits {
     pub stream_window: u32,
     /// QUIC and HTTP/2 connection receive window, bytes: memory one client can pin with uploads. Default 4 MiB.
     pub connection_window: u32,
-    /// Bytes queued towards one client connection before its requests wait. Default 1 MiB.
+    /// Bytes queued towards one client connection before its requests wait, at most: over HTTP/3 it is twice the congestion
+    /// window. Default 8 MiB.
     pub send_window: u64,
     /// Requests at once from one client address (IPv6: one /64); no limit by default. More get 429.
     pub requests_per_address_max: Option<u32>,
@@ -173,7 +174,7 @@ impl Default for Limits {
             total_timeout: None,
             stream_window: 256 << 10,
             connection_window: 4 << 20,
-            send_window: 1 << 20,
+            send_window: 8 << 20,
             requests_per_address_max: None,
             connections_per_address_rate: None,
         }

@@ -58,6 +58,9 @@ use crate::tunnel::peer::{Peers, Settings};
 /// How long a drain waits for the gateways to have other PoPs ready.
 const HANDOVER_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Bytes of answers on their way to HTTP/3 clients, beyond what every connection starts with.
+const SEND_BYTES_MAX: u64 = 256 << 20;
+
 /// Why an edge could not start or go on. Each message says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
@@ -123,6 +126,7 @@ struct Shared {
     tunnels: Arc<Tunnels>,
     dispatch_metrics: DispatchMetrics,
     replay_budget: Arc<Budget>,
+    send_budget: Arc<Budget>,
     hello: Hello,
     crowd: Arc<Crowd>,
     /// Listeners with their connections, and requests: a drain waits for them.
@@ -265,6 +269,7 @@ impl Shared {
             tunnels,
             dispatch_metrics: DispatchMetrics::register(registry),
             replay_budget: Arc::new(Budget::new(REPLAY_BYTES_MAX)),
+            send_budget: Arc::new(Budget::new(SEND_BYTES_MAX)),
             hello,
             crowd: Arc::default(),
             clients: Tasks::new(shutdown.clone()),
@@ -449,6 +454,7 @@ fn h3_context(shared: &Shared, alt_svc: AltSvc, parting: Parting) -> h3::Context
         limits: shared.edge.limits.clone(),
         name: shared.edge.name.clone(),
         metrics: shared.h3_metrics.clone(),
+        send_budget: shared.send_budget.clone(),
         tasks: shared.clients.clone(),
         alt_svc,
         parting,

@@ -96,8 +96,13 @@ impl Spine {
             client: Some(request.client.address),
             ..Meta::default()
         };
-        let outbound =
-            Outbound { head: request.head, meta, service: service.index, response_timeout: service.response_timeout };
+        let outbound = Outbound {
+            head: request.head,
+            meta,
+            service: service.index,
+            credit: request.client.credit.clone(),
+            response_timeout: service.response_timeout,
+        };
         let answered = pin!(self.dispatch.send(outbound, request.body, record, interim)).await?;
         let continuation = Continuation::of(&answered.outbound.head, &answered.head);
         let rest = continuation.map(|continuation| Rest::new(&self.dispatch, answered.outbound, continuation));

@@ -20,6 +20,7 @@ use tokio::sync::Notify;
 use self::pulse::Pulse;
 use super::code::{CloseCode, ResetCode};
 use super::control::{Ack, Control, ControlDecoder, Hello, Load, grease};
+use super::exchange::credit::Credit;
 use super::exchange::preamble::{PREAMBLE_MAX, Preamble};
 use super::exchange::{Exchange, ExchangeReader, ExchangeWriter};
 use super::load::LossAlarm;
@@ -339,16 +340,16 @@ impl Link {
         self.state.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
-    /// Opens an exchange (at an edge): nothing is on the wire yet when this returns.
+    /// Opens an exchange (at an edge) for a request on the client connection that has `credit`: nothing is on the wire yet when this returns.
     ///
     /// # Errors
     /// `None` if the link is gone or has no room for another stream now: nothing was sent, another link may be tried.
-    pub fn open(self: &Arc<Self>) -> Option<(ExchangeWriter, ExchangeReader)> {
+    pub fn open(self: &Arc<Self>, credit: &Arc<Credit>) -> Option<(ExchangeWriter, ExchangeReader)> {
         let opened = std::pin::pin!(self.connection.open_bi())
             .poll(&mut std::task::Context::from_waker(std::task::Waker::noop()));
         let std::task::Poll::Ready(Ok(streams)) = opened else { return None };
         let counter = self.peer.settings().next_counter();
-        let exchange = Exchange::new(counter, self.peer.clone(), true, self.clone(), streams);
+        let exchange = Exchange::open(counter, self.clone(), streams, credit);
         self.peer.insert(exchange.clone());
         self.peer.metrics().exchanges.inc();
         Some((ExchangeWriter::new(exchange.clone()), ExchangeReader::new(exchange, Bytes::new())))
@@ -580,8 +581,8 @@ async fn accept_streams(link: &Arc<Link>, owner: &Arc<dyn Owner>, tasks: &Tasks)
 async fn accept_stream(link: Arc<Link>, owner: Arc<dyn Owner>, mut streams: (SendStream, RecvStream)) {
     let preamble = tokio::time::timeout(HELLO_TIMEOUT, read_preamble(&mut streams.1)).await;
     match preamble {
-        Ok(Some((Preamble::Open { counter }, early))) if link.remote.sends => {
-            let exchange = Exchange::new(counter, link.peer.clone(), false, link.clone(), streams);
+        Ok(Some((Preamble::Open { counter, window }, early))) if link.remote.sends => {
+            let exchange = Exchange::accept(counter, link.clone(), streams, window);
             if !link.peer.admit(&exchange) {
                 return exchange.decline();
             }

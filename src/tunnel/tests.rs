@@ -11,7 +11,7 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 
 use super::control::{Control, Hello};
 use super::endpoint::{Credentials, transport};
-use super::exchange::{Event, ExchangeReader, ExchangeWriter};
+use super::exchange::{Event, ExchangeReader, ExchangeWriter, credit};
 use super::link::{self, Link, LinkState, Owner};
 use super::message::{self, Meta, RequestHead, ResponseHead};
 use super::metrics::TunnelMetrics;
@@ -194,7 +194,7 @@ async fn check_echo(mut reader: ExchangeReader, length: usize, mut at: impl FnMu
 }
 
 async fn echo(link: &Arc<Link>, length: usize, piece: usize, at: impl FnMut(usize)) {
-    let (mut writer, reader) = link.open().unwrap();
+    let (mut writer, reader) = link.open(&Arc::default()).unwrap();
     writer.request(&head(), &Meta::default());
     tokio::join!(send_body(writer, length, piece), check_echo(reader, length, at));
 }
@@ -281,7 +281,7 @@ async fn an_exchange_waits_for_a_new_link_when_its_only_one_is_cut() {
 async fn a_reader_that_stops_holds_the_writer_within_its_credit() {
     let pair = Pair::new(TunnelLimits { exchange_window_max: 300 << 10, ..TunnelLimits::default() });
     let link = pair.link().await;
-    let (mut writer, reader) = link.open().unwrap();
+    let (mut writer, reader) = link.open(&Arc::default()).unwrap();
     writer.request(&head(), &Meta::default());
     let mut sent = 0usize;
     let pump = async {
@@ -301,7 +301,7 @@ async fn a_reader_that_stops_holds_the_writer_within_its_credit() {
 async fn dropping_a_reader_cancels_the_other_end() {
     let pair = Pair::new(TunnelLimits::default());
     let link = pair.link().await;
-    let (mut writer, reader) = link.open().unwrap();
+    let (mut writer, reader) = link.open(&Arc::default()).unwrap();
     writer.request(&head(), &Meta::default());
     writer.flush().await.unwrap();
     drop(reader);
@@ -323,7 +323,7 @@ async fn until(what: &str, mut holds: impl FnMut() -> bool) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(5), waited).await.expect(what);
+    tokio::time::timeout(Duration::from_secs(30), waited).await.expect(what);
 }
 
 #[tokio::test]
@@ -404,13 +404,37 @@ async fn readers_that_stall_do_not_block_their_neighbours_on_a_link() {
     let mut stalled = Vec::new();
     // More unread than any window that QUIC would give a connection by default.
     for _ in 0..400 {
-        let (mut writer, reader) = link.open().unwrap();
+        let (mut writer, reader) = link.open(&Arc::default()).unwrap();
         writer.request(&head(), &Meta::default());
         writer.body(Bytes::from(vec![0; 100 << 10]));
         writer.flush().await.unwrap();
         stalled.push((writer, reader));
     }
     tokio::time::timeout(Duration::from_secs(20), echo(&link, 1_000_000, 60_000, |_| {})).await.expect("blocked");
+}
+
+#[tokio::test]
+async fn a_client_that_reads_nothing_holds_no_more_than_its_connections_credit_at_either_end() {
+    let pair = Pair::new(TunnelLimits { exchange_window_max: 64 << 10, ..TunnelLimits::default() });
+    let link = pair.link().await;
+    let credit = Arc::default();
+    let mut unread: Vec<_> = (0..20).map(|_| link.open(&credit).unwrap()).collect();
+    // Each asks for more than it is given, and the gateway keeps what the edge does not acknowledge.
+    let asking = unread.iter_mut().map(|(writer, _)| async {
+        writer.request(&head(), &Meta::default());
+        writer.body(Bytes::from(vec![0; 100 << 10]));
+        writer.flush().await
+    });
+    let kept = || pair.origin.1.settings().budget.used();
+    let given = (3 * (64 << 10)) + (32 << 10) + 16 * credit::WINDOW_MIN;
+    assert!(given <= credit::START + 20 * credit::WINDOW_MIN);
+    let all_is_sent = async {
+        tokio::join!(futures_util::future::join_all(asking), std::future::pending::<()>());
+    };
+    tokio::select! {
+        () = all_is_sent => {}
+        () = until("the gateway sends what it may", || kept() == given) => {}
+    }
 }
 
 #[tokio::test]
@@ -429,13 +453,13 @@ async fn any_number_of_acknowledgements_goes_out_in_frames_that_the_other_end_ta
 async fn a_counter_that_is_taken_leaves_the_exchange_that_has_it_alone() {
     let pair = Pair::new(TunnelLimits::default());
     let link = pair.link().await;
-    let (mut writer, reader) = link.open().unwrap();
+    let (mut writer, reader) = link.open(&Arc::default()).unwrap();
     writer.request(&head(), &Meta::default());
     writer.flush().await.unwrap();
     let gateway = pair.origin.1.all().pop().unwrap();
     until("the exchange is taken", || gateway.find(0).is_some()).await;
     let (mut send, mut recv) = link.connection().open_bi().await.unwrap();
-    send.write_all(&[0x01, 0x00]).await.unwrap();
+    send.write_all(&[0x01, 0x00, 0x00]).await.unwrap();
     let refused = recv.read_chunk(1, true).await.unwrap_err();
     assert_eq!(refused, quinn::ReadError::Reset(super::code::ResetCode::Stale.varint()));
     tokio::join!(send_body(writer, 2_000_000, 60_000), check_echo(reader, 2_000_000, |_| {}));

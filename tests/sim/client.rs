@@ -98,7 +98,7 @@ fn open(host: &Host, tried: &mut Vec<Arc<Link>>) -> Option<(Arc<Link>, ExchangeW
     loop {
         let link = choose(host, tried)?;
         tried.push(link.clone());
-        if let Some((writer, reader)) = link.open() {
+        if let Some((writer, reader)) = link.open(&Arc::default()) {
             return Some((link, writer, reader));
         }
     }

@@ -185,7 +185,7 @@ impl Dispatch {
             self.metrics.withheld.inc();
             return None;
         }
-        let (mut writer, mut reader) = other.link.open()?;
+        let (mut writer, mut reader) = other.link.open(&outbound.credit)?;
         tries.links.push(other.link.clone());
         tries.hedges += 1;
         self.events.emit(&Told {

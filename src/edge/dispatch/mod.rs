@@ -29,6 +29,7 @@ use crate::fault::{Fault, Kind, Retry, Side, Stage};
 use crate::observe::event::{Event as Told, Events, What};
 use crate::observe::record::Record;
 use crate::task::Tasks;
+use crate::tunnel::exchange::credit::Credit;
 use crate::tunnel::exchange::retention::Budget;
 use crate::tunnel::exchange::{ExchangeReader, ExchangeWriter};
 use crate::tunnel::link::Link;
@@ -64,6 +65,8 @@ pub struct Outbound {
     pub meta: Meta,
     /// The service's place in the configuration.
     pub service: usize,
+    /// What may be sent of the answer ahead of the client.
+    pub credit: Arc<Credit>,
     /// From the request's end to the response head.
     pub response_timeout: Duration,
 }
@@ -94,7 +97,7 @@ impl Dispatch {
         let mut source = Source::new(body, received, self.budget.clone());
         let mut last = None;
         loop {
-            let (member, writer, reader) = self.open(outbound.service, &mut tries.links, last).await?;
+            let (member, writer, reader) = self.open(&outbound, &mut tries.links, last).await?;
             record.dispatched(member.link.peer().node());
             let begun = clock::now();
             let given = (&member, writer, reader);
@@ -139,7 +142,7 @@ impl Dispatch {
     /// left, the `last` attempt's fault tells more than that there is none.
     async fn open(
         &self,
-        service: usize,
+        outbound: &Outbound,
         tried: &mut Vec<Arc<Link>>,
         last: Option<Fault>,
     ) -> Result<(Arc<Member>, ExchangeWriter, ExchangeReader), Fault> {
@@ -148,12 +151,12 @@ impl Dispatch {
             let unavailable =
                 Fault::new(Stage::Dispatch, Side::Tunnel, Kind::DestinationUnavailable).with_retry(Retry::Anywhere);
             let member = match last.is_none_or(|fault| is_worth_a_wait(&fault)) {
-                true => self.tunnels.choose_or_wait(service, self.worker, tried, &full).await,
-                false => self.tunnels.choose(service, self.worker, tried),
+                true => self.tunnels.choose_or_wait(outbound.service, self.worker, tried, &full).await,
+                false => self.tunnels.choose(outbound.service, self.worker, tried),
             };
             let member = member.ok_or(last.unwrap_or(unavailable))?;
             tried.push(member.link.clone());
-            if let Some((writer, reader)) = member.link.open() {
+            if let Some((writer, reader)) = member.link.open(&outbound.credit) {
                 return Ok((member, writer, reader));
             }
             full.push(member.link.clone());
@@ -169,7 +172,7 @@ impl Dispatch {
     pub async fn send_rest(&self, outbound: &Outbound) -> Result<(ResponseHead, ExchangeReader), Fault> {
         let mut source = Source::new(RequestBody::Empty, None, self.budget.clone());
         let mut tries = Tries::default();
-        let (member, writer, reader) = self.open(outbound.service, &mut tries.links, None).await?;
+        let (member, writer, reader) = self.open(outbound, &mut tries.links, None).await?;
         let given = (&member, writer, reader);
         match self.attempt(outbound, given, &mut tries, &mut source, &mut NoInterim).await {
             Ok(Headed { head, reader, .. }) => Ok((head, reader)),

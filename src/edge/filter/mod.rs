@@ -175,6 +175,7 @@ mod tests {
                 local: "192.0.2.9:443".parse().unwrap(),
                 protocol: Protocol::Http3,
                 sni: None,
+                credit: Arc::default(),
             }),
             started: clock::now(),
         }

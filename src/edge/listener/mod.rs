@@ -29,6 +29,7 @@ use http_body::{Body, Frame, SizeHint};
 
 use crate::fault::Fault;
 use crate::observe::record::Wire;
+use crate::tunnel::exchange::credit::Credit;
 use crate::tunnel::message::{RequestHead, ResponseHead};
 
 /// The protocol a client speaks.
@@ -74,6 +75,8 @@ pub struct Client {
     pub protocol: Protocol,
     /// The server name of its handshake.
     pub sni: Option<String>,
+    /// What may be sent here of answers that it has not taken yet.
+    pub credit: Arc<Credit>,
 }
 
 /// One request on its way to the spine.

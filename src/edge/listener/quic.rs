@@ -16,6 +16,7 @@ use quinn::{
 
 use super::admission::{Admission, Permit};
 use super::alt_svc::AltSvc;
+use super::h3::window;
 use super::metrics::ListenerMetrics;
 use super::{Client, Protocol};
 use crate::config::Limits;
@@ -98,7 +99,7 @@ fn transport_config(limits: &Limits) -> TransportConfig {
         .max_concurrent_uni_streams(UNI_STREAMS_MAX.into())
         .stream_receive_window(limits.stream_window.into())
         .receive_window(limits.connection_window.into())
-        .send_window(limits.send_window)
+        .send_window(limits.send_window.min(window::START))
         .max_idle_timeout(Some(idle))
         .keep_alive_interval(None)
         .datagram_receive_buffer_size(None)
@@ -297,6 +298,7 @@ fn client_of(connection: &Connection, bound: Option<SocketAddr>) -> Client {
         local: SocketAddr::new(connection.local_ip().unwrap_or(bound.ip()), bound.port()),
         protocol: Protocol::Http3,
         sni: handshake.and_then(|data| data.server_name),
+        credit: Arc::default(),
     }
 }
 

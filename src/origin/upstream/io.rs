@@ -4,19 +4,24 @@
 //! so that the pool counts sockets that exist and not requests that believe they do.
 
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::Notify;
 use tokio_rustls::client::TlsStream;
 
 use super::pool::Slot;
+
+/// Bytes taken from a socket at once. hyper reads one piece ahead of what its caller takes, and the caller holds another while
+/// its exchange has no credit: a thousand clients that do not read would make a gateway hold a thousand of both. One byte less
+/// than a power of two: a read that fills hyper's buffer makes it take a buffer of twice the size.
+const READ_MAX: u64 = (16 << 10) - 1;
 
 /// The kinds of transport.
 pub(super) enum Transport {
@@ -101,7 +106,7 @@ macro_rules! each {
 impl AsyncRead for Socket {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.as_mut();
-        let poll = each!(this, stream => stream.poll_read(cx, buf));
+        let poll = each!(this, stream => pin!(stream.take(READ_MAX)).poll_read(cx, buf));
         if self.silent && poll.is_ready() {
             self.silent = false;
             self.signals.heard.notify_one();

@@ -33,7 +33,7 @@ const FRAME_MAX: u32 = 64 << 10;
 const SEND_BUFFER: usize = 256 << 10;
 /// A connection with silent streams is checked this often, and given up when it does not answer for as long again.
 const PING_INTERVAL: Duration = Duration::from_secs(15);
-/// HTTP/1.1 read buffer: bounds the head and the pieces that bodies come in.
+/// HTTP/1.1 read buffer: bounds the head.
 const READ_BUFFER_MIN: usize = 64 << 10;
 /// hyper keeps up to this many fields on the stack.
 const FIELDS_ON_STACK: usize = 100;

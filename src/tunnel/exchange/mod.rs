@@ -5,10 +5,11 @@
 //! the client nor the upstream sees anything. The bookkeeping is in the sans-IO [`sender`] and [`receiver`]; `transfer`,
 //! `attach` and `ending` join it to quinn streams.
 //!
-//! The preamble of a stream is OPEN (counter), or RESUME (counter, generation, received offset), which is answered by
+//! The preamble of a stream is OPEN (counter, window), or RESUME (counter, generation, received offset), which is answered by
 //! RESUMED (generation, received offset). The exchange's id is the edge's instance (from HELLO) and the counter.
 
 mod attach;
+pub mod credit;
 pub mod ended;
 mod ending;
 mod half;
@@ -23,10 +24,11 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use quinn::{RecvStream, SendStream};
 
+use self::credit::Credit;
 use self::preamble::Preamble;
 use self::receiver::Receiver;
 use self::sender::Sender;
@@ -51,36 +53,53 @@ pub struct Exchange {
 }
 
 impl Exchange {
-    pub(super) fn new(
+    /// At an edge: one for a request on the client connection that has `credit`.
+    pub(super) fn open(
         counter: u64,
-        peer: Arc<Peer>,
-        owner: bool,
         link: Arc<Link>,
         streams: (SendStream, RecvStream),
+        credit: &Arc<Credit>,
     ) -> Arc<Self> {
-        link.attach();
+        let (peer, settings) = (link.peer().clone(), link.peer().settings());
+        let budget = settings.window_budget.clone();
+        let recv = Receiver::of_client(credit.clone(), settings.window, settings.window_max, budget);
         let mut lead = BytesMut::new();
-        if owner {
-            Preamble::Open { counter }.encode(&mut lead);
-        }
-        Self::with(counter, peer, owner, Some(Attachment::new(link, streams, lead.freeze())))
+        Preamble::Open { counter, window: recv.window() }.encode(&mut lead);
+        link.attach();
+        let (attachment, window) = (Attachment::new(link, streams, lead.freeze()), peer.credit());
+        Self::with(counter, peer, Some(attachment), window, Some(recv))
     }
 
-    /// At a gateway: an exchange whose RESUME is the first that is heard of it.
+    /// At a gateway: one that the edge opened on this stream, and of which it takes `window` bytes.
+    pub(super) fn accept(counter: u64, link: Arc<Link>, streams: (SendStream, RecvStream), window: u64) -> Arc<Self> {
+        link.attach();
+        let peer = link.peer().clone();
+        Self::with(counter, peer, Some(Attachment::new(link, streams, Bytes::new())), window, None)
+    }
+
+    /// At a gateway: an exchange whose RESUME is the first that is heard of it, and says what the edge takes.
     pub(super) fn unattached(counter: u64, peer: Arc<Peer>) -> Arc<Self> {
-        Self::with(counter, peer, false, None)
+        Self::with(counter, peer, None, 0, None)
     }
 
-    fn with(counter: u64, peer: Arc<Peer>, owner: bool, attachment: Option<Attachment>) -> Arc<Self> {
+    /// The other end takes `window` bytes. An edge brings the receiver.
+    fn with(
+        counter: u64,
+        peer: Arc<Peer>,
+        attachment: Option<Attachment>,
+        window: u64,
+        recv: Option<Receiver>,
+    ) -> Arc<Self> {
         let settings = peer.settings();
+        let (owner, window_budget) = (recv.is_some(), || settings.window_budget.clone());
         Arc::new(Self {
             counter,
             owner,
             resumed_first: attachment.is_none(),
             started: clock::now(),
             state: Mutex::new(State {
-                send: Sender::new(peer.credit(), settings.budget.clone()),
-                recv: Receiver::new(settings.window, settings.window_max, settings.window_budget.clone()),
+                send: Sender::new(window, settings.budget.clone()),
+                recv: recv.unwrap_or_else(|| Receiver::new(settings.window, settings.window_max, window_budget())),
                 attachment,
                 saved: VecDeque::new(),
                 left: None,

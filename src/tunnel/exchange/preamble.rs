@@ -18,6 +18,8 @@ pub enum Preamble {
     Open {
         /// Counter part of its id.
         counter: u64,
+        /// How many bytes the sender of this takes.
+        window: u64,
     },
     /// A known exchange goes on here.
     Resume {
@@ -46,7 +48,7 @@ impl Preamble {
     pub fn encode(self, out: &mut BytesMut) {
         let mut put = |values: &[u64]| values.iter().for_each(|value| put_varint(out, *value));
         match self {
-            Self::Open { counter } => put(&[OPEN, counter]),
+            Self::Open { counter, window } => put(&[OPEN, counter, window]),
             Self::Resume { counter, generation, received, window } => {
                 put(&[RESUME, counter, generation, received, window])
             }
@@ -68,7 +70,10 @@ impl Preamble {
         let Some(kind) = try_varint(buf) else { return Ok(None) };
         let mut next = || try_varint(buf);
         Ok(match kind {
-            OPEN => next().map(|counter| Self::Open { counter }),
+            OPEN => match (next(), next()) {
+                (Some(counter), Some(window)) => Some(Self::Open { counter, window }),
+                _ => None,
+            },
             RESUME => match (next(), next(), next(), next()) {
                 (Some(counter), Some(generation), Some(received), Some(window)) => {
                     Some(Self::Resume { counter, generation, received, window })
@@ -96,7 +101,7 @@ mod tests {
         #[test]
         fn a_preamble_reads_back_from_any_prefix_that_holds_it(a in 0..=1u64 << 61, b in 0..=1u64 << 61, c in 0..=1u64 << 61, which in 0..3) {
             let preamble = match which {
-                0 => Preamble::Open { counter: a },
+                0 => Preamble::Open { counter: a, window: b },
                 1 => Preamble::Resume { counter: a, generation: b, received: c, window: a },
                 _ => Preamble::Resumed { generation: b, received: c, window: a },
             };

@@ -2,15 +2,17 @@
 //!
 //! Invariant: `received <= granted`. The window starts small and doubles while the reader drains it within two round
 //! trips, so a slow reader cannot pin memory and a fast one is not throttled. What it grows by comes from a budget of the
-//! whole process and goes back when the reader gets slow.
+//! whole process and goes back when the reader gets slow. Where a client is the reader, all of it comes from its
+//! connection's [`Credit`] as well.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::credit::Credit;
 use super::retention::Budget;
 
 /// Round trips that half of a window may last before the window is more than the reader needs.
-const IDLE_ROUND_TRIPS: u32 = 32;
+pub(super) const IDLE_ROUND_TRIPS: u32 = 32;
 
 /// The other end sent more than it was allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -27,13 +29,28 @@ pub struct Receiver {
     window_max: u64,
     granted_at: Option<Instant>,
     budget: Arc<Budget>,
+    /// What it is part of at an edge, where clients read.
+    credit: Option<Arc<Credit>>,
 }
 
 impl Receiver {
     /// A direction at offset 0 with this window, announced in HELLO, which may grow to `window_max` within `budget`.
     pub fn new(window: u64, window_max: u64, budget: Arc<Budget>) -> Self {
         let window_max = window_max.max(window);
-        Self { received: 0, granted: window, window, window_min: window, window_max, granted_at: None, budget }
+        let (window_min, credit) = (window, None);
+        Self { received: 0, granted: window, window, window_min, window_max, granted_at: None, budget, credit }
+    }
+
+    /// For an exchange of the client connection that has `credit`: it starts with what is left there, `window` at most.
+    pub fn of_client(credit: Arc<Credit>, window: u64, window_max: u64, budget: Arc<Budget>) -> Self {
+        let mut receiver = Self::new(credit.open(window), window_max, budget);
+        receiver.credit = Some(credit);
+        receiver
+    }
+
+    /// What the other end may send at first.
+    pub fn window(&self) -> u64 {
+        self.window
     }
 
     /// Bytes received in order so far, where the other end goes on after a resume, and how many more it may send.
@@ -57,6 +74,9 @@ impl Receiver {
             return None;
         }
         let (took, rtt) = (self.granted_at.map(|at| now.saturating_duration_since(at)), rtt());
+        if let Some(credit) = &self.credit {
+            credit.handle_taken(self.unacknowledged(), now, rtt);
+        }
         if took.is_none_or(|took| took < rtt * 2) {
             self.grow();
         } else if took.is_some_and(|took| took > rtt * IDLE_ROUND_TRIPS) {
@@ -69,8 +89,13 @@ impl Receiver {
 
     fn grow(&mut self) {
         let more = self.window.min(self.window_max - self.window);
-        if more > 0 && self.budget.reserve(more) {
-            self.window += more;
+        if more == 0 || !self.budget.reserve(more) {
+            return;
+        }
+        let window = self.window + more;
+        match &self.credit {
+            Some(credit) if !credit.reserve(more, window, self.received) => self.budget.release(more),
+            _ => self.window = window,
         }
     }
 
@@ -78,6 +103,9 @@ impl Receiver {
         let less = (self.window / 2).min(self.window - self.window_min);
         self.window -= less;
         self.budget.release(less);
+        if let Some(credit) = &self.credit {
+            credit.release(less);
+        }
     }
 
     /// Bytes that came and that the other end still keeps.
@@ -94,6 +122,9 @@ impl Receiver {
 impl Drop for Receiver {
     fn drop(&mut self) {
         self.budget.release(self.window - self.window_min);
+        if let Some(credit) = &self.credit {
+            credit.release(self.window);
+        }
     }
 }
 

@@ -22,6 +22,7 @@ pub mod settings;
 mod shared;
 mod streams;
 pub mod varint;
+pub mod window;
 
 #[cfg(test)]
 mod tests;
@@ -35,6 +36,7 @@ use super::alt_svc::AltSvc;
 use super::parting::Parting;
 use crate::config::Limits;
 use crate::task::Tasks;
+use crate::tunnel::exchange::retention::Budget;
 
 /// What every HTTP/3 connection of a worker shares.
 #[derive(Clone)]
@@ -45,6 +47,8 @@ pub struct Context {
     pub name: Arc<str>,
     /// Counters.
     pub metrics: Arc<H3Metrics>,
+    /// Memory for answers on their way, beyond what every connection starts with.
+    pub send_budget: Arc<Budget>,
     /// Owner of the connections' tasks.
     pub tasks: Tasks,
     /// What answers announce while this PoP drains.

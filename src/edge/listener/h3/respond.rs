@@ -182,7 +182,9 @@ impl Writer<'_> {
     }
 
     async fn flush(&mut self) -> Result<(), Abort> {
+        let bytes = self.sender.queued();
         self.sender.flush().await?;
+        self.shared.count_written(bytes);
         if let Some(gate) = self.gate {
             gate.progressed();
         }

@@ -76,6 +76,11 @@ impl Sender {
         self.pieces.len() >= PIECES_MAX || self.queued >= GATHER_MAX
     }
 
+    /// Payload that waits to be written, bytes.
+    pub fn queued(&self) -> u64 {
+        self.queued as u64
+    }
+
     /// Whether nothing waits to be written.
     pub fn is_empty(&self) -> bool {
         self.pieces.is_empty() && self.tail.is_empty()

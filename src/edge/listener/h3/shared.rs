@@ -10,6 +10,7 @@ use tracing::debug;
 use super::Context;
 use super::code::{Code, Error};
 use super::priority::Updates;
+use super::window::SendWindow;
 use crate::edge::listener::Client;
 
 /// One connection, as its tasks see it.
@@ -22,6 +23,7 @@ pub struct Shared {
     pub context: Context,
     /// Priorities that came in PRIORITY_UPDATE frames.
     pub updates: Updates,
+    window: SendWindow,
     /// The largest field section the client takes.
     pub field_section_max: AtomicU64,
     requests: AtomicU64,
@@ -34,10 +36,12 @@ impl Shared {
     /// For a connection without requests yet.
     pub fn new(quinn: quinn::Connection, client: Arc<Client>, context: Context) -> Self {
         let streams_max = usize::try_from(context.limits.streams_max).unwrap_or(usize::MAX);
+        let window = SendWindow::new(context.limits.send_window, context.send_budget.clone());
         Self {
             quinn,
             client,
             context,
+            window,
             updates: Updates::new(streams_max),
             field_section_max: AtomicU64::new(u64::MAX),
             requests: AtomicU64::new(0),
@@ -64,6 +68,13 @@ impl Shared {
                 code
             }
             Error::Stream(code, _) => code,
+        }
+    }
+
+    /// Bytes of a body were written: the connection holds as many as its path is worth.
+    pub fn count_written(&self, bytes: u64) {
+        if let Some(size) = self.window.handle_written(bytes, || self.quinn.stats().path.cwnd) {
+            self.quinn.set_send_window(size);
         }
     }
 

@@ -134,7 +134,7 @@ impl TcpListener {
         activity.established(clock::now(), !is_http2);
         let sni = session.server_name().map(ToOwned::to_owned);
         let open = self.metrics.open(protocol);
-        let client = Arc::new(Client { address, local, protocol, sni });
+        let client = Arc::new(Client { address, local, protocol, sni, credit: Arc::default() });
         let connection = Connection { listener: self, serve, client, activity, _place: place, _open: open };
         let connection = Arc::new(connection);
         if is_http2 { run_http2(tls, connection).await } else { run_http1(tls, connection).await }

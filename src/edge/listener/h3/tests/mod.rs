@@ -27,6 +27,7 @@ use crate::edge::listener::parting::Parting;
 use crate::edge::listener::{Client, Interim, Protocol, Request, RequestBody, Response, Serve};
 use crate::fault::{Fault, Side, Stage};
 use crate::task::{Shutdown, Tasks};
+use crate::tunnel::exchange::retention::Budget;
 use crate::tunnel::message::ResponseHead;
 
 /// Fails a test that hangs, long after any healthy answer.
@@ -241,6 +242,7 @@ impl Server {
             limits: Arc::new(limits),
             name: "pop-a".into(),
             metrics: Arc::clone(&metrics),
+            send_budget: Arc::new(Budget::new(1 << 20)),
             tasks: tasks.clone(),
             alt_svc: AltSvc::default(),
             parting: Parting::default(),
@@ -249,8 +251,13 @@ impl Server {
         tasks.clone().spawn(async move {
             while let Some(incoming) = accepting.accept().await {
                 let Ok(quinn) = incoming.await else { continue };
-                let client =
-                    Client { address: quinn.remote_address(), local: address, protocol: Protocol::Http3, sni: None };
+                let client = Client {
+                    address: quinn.remote_address(),
+                    local: address,
+                    protocol: Protocol::Http3,
+                    sni: None,
+                    credit: Arc::default(),
+                };
                 tasks.spawn(connection(quinn, Arc::new(client), app.clone(), context.clone()));
             }
         });

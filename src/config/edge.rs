@@ -148,8 +148,8 @@ pub struct Limits {
     pub stream_window: u32,
     /// QUIC and HTTP/2 connection receive window, bytes: memory one client can pin with uploads. Default 4 MiB.
     pub connection_window: u32,
-    /// Bytes queued towards one client connection before its requests wait, at most: over HTTP/3 it is twice the congestion
-    /// window. Default 8 MiB.
+    /// Bytes queued towards one client connection before its requests wait, at most: over HTTP/3 it is three times the
+    /// congestion window. Default 8 MiB.
     pub send_window: u64,
     /// Requests at once from one client address (IPv6: one /64); no limit by default. More get 429.
     pub requests_per_address_max: Option<u32>,

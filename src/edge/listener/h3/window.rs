@@ -1,5 +1,5 @@
-//! Stage 1, HTTP/3: how many bytes of answers a connection holds on their way to its client (sans-IO): twice the congestion
-//! window, so that a path is never without something to send, and a client that takes nothing holds no more than it had shown
+//! Stage 1, HTTP/3: how many bytes of answers a connection holds on their way to its client (sans-IO): three times the
+//! congestion window, so that a path is never without something to send, even while it waits for what was lost, and a client that takes nothing holds no more than it had shown
 //! to take. Asked by the connection's requests as they write.
 //!
 //! Invariant: the size is between [`START`] (or the configured maximum, if that is less) and the maximum, and what it is
@@ -13,6 +13,9 @@ use crate::tunnel::exchange::retention::Budget;
 
 /// What a connection may hold before its path is known, bytes.
 pub const START: u64 = 128 << 10;
+
+/// Congestion windows: one is under way, and what was lost of it is acknowledged up to two round trips later.
+const PATHS: u64 = 3;
 
 /// See the module.
 pub struct SendWindow {
@@ -42,7 +45,7 @@ impl SendWindow {
         }
         state.written = 0;
         let least = START.min(self.max);
-        let wanted = congestion_window().saturating_mul(2).clamp(least, self.max);
+        let wanted = congestion_window().saturating_mul(PATHS).clamp(least, self.max);
         if wanted > state.size {
             self.budget.reserve(wanted - state.size).then(|| state.size = wanted)?;
         } else if wanted < state.size / 2 {
@@ -67,13 +70,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_twice_what_the_path_takes_between_its_start_and_its_maximum() {
+    fn it_is_three_times_what_the_path_takes_between_its_start_and_its_maximum() {
         let budget = Arc::new(Budget::new(100 << 20));
         let window = SendWindow::new(8 << 20, budget.clone());
         assert_eq!(window.handle_written(START / 2, || 12_000), None, "it starts with more than that");
         assert_eq!(window.handle_written(START / 2 - 1, || unreachable!("too early to look")), None);
-        assert_eq!(window.handle_written(1, || 1 << 20), Some(2 << 20));
-        assert_eq!(window.handle_written(1 << 20, || 800 << 10), None, "not for a little");
+        assert_eq!(window.handle_written(1, || 1 << 20), Some(3 << 20));
+        assert_eq!(window.handle_written(2 << 20, || 800 << 10), None, "not for a little");
         assert_eq!(window.handle_written(1 << 20, || 1 << 30), Some(8 << 20));
         assert_eq!(window.handle_written(4 << 20, || 12_000), Some(START));
         assert_eq!(budget.used(), 0);
@@ -83,10 +86,10 @@ mod tests {
     fn all_connections_together_grow_within_the_budget_and_give_it_back() {
         let budget = Arc::new(Budget::new(1 << 20));
         let [first, second] = [(); 2].map(|()| SendWindow::new(8 << 20, budget.clone()));
-        assert_eq!(first.handle_written(START, || 512 << 10), Some(1 << 20));
-        assert_eq!(second.handle_written(START, || 512 << 10), None, "it stays as it is");
+        assert_eq!(first.handle_written(START, || 341 << 10), Some(1_023 << 10));
+        assert_eq!(second.handle_written(START, || 341 << 10), None, "it stays as it is");
         drop(first);
-        assert_eq!(second.handle_written(START, || 512 << 10), Some(1 << 20));
+        assert_eq!(second.handle_written(START, || 341 << 10), Some(1_023 << 10));
         drop(second);
         assert_eq!(budget.used(), 0);
     }

@@ -3,8 +3,12 @@
 //! quinn makes batches of ten at most. A full one says that more follows, and the kernel takes a batch of forty for less than
 //! twice what it takes for ten; so full ones are joined as long as they keep coming. Anything else goes at once, behind what
 //! waits.
+//!
+//! Each connection keeps memory for a whole batch of quinn's from the first one of two datagrams on. So batches are of
+//! [`FEW`] until some connection fills one ([`Pace`]): idle connections have done no more than a handshake.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use quinn::udp::{EcnCodepoint, Transmit};
 
@@ -14,6 +18,36 @@ const QUINN_BATCH: usize = 10;
 const SEGMENTS_MAX: usize = 4 * QUINN_BATCH;
 /// Bytes in one of ours, at most: a UDP payload.
 const BYTES_MAX: usize = 65_507;
+
+/// Datagrams that a handshake sends at once, at most; and so of a batch on a socket where nobody sends more.
+const FEW: usize = 4;
+/// Batches of fewer, in a row, after which nobody does.
+const CALM: u32 = 64;
+
+/// How large batches may be.
+#[derive(Default)]
+pub(super) struct Pace {
+    /// Sends until nobody sends much.
+    brisk: AtomicU32,
+}
+
+impl Pace {
+    /// These leave.
+    pub(super) fn handle_transmit(&self, transmit: &Transmit<'_>) {
+        let brisk = self.brisk.load(Ordering::Relaxed);
+        let few = transmit.segment_size.is_none_or(|segment| transmit.contents.len() <= (FEW - 1) * segment);
+        match (few, brisk) {
+            (true, 0) | (false, CALM) => {}
+            (true, _) => self.brisk.store(brisk - 1, Ordering::Relaxed),
+            (false, _) => self.brisk.store(CALM, Ordering::Relaxed),
+        }
+    }
+
+    /// Datagrams in a batch, `max` being what the system takes.
+    pub(super) fn segments(&self, max: usize) -> usize {
+        if self.brisk.load(Ordering::Relaxed) > 0 { max } else { max.min(FEW) }
+    }
+}
 
 /// Peers whose datagrams may wait at the same time: connections take turns.
 const PEERS: usize = 8;
@@ -154,6 +188,20 @@ mod tests {
     fn transmit(contents: &[u8], segment: Option<usize>, port: u16) -> Transmit<'_> {
         let destination = ([127, 0, 0, 1], port).into();
         Transmit { destination, ecn: None, contents, segment_size: segment, src_ip: None }
+    }
+
+    #[test]
+    fn batches_are_small_until_one_is_full_and_again_when_none_was_for_long() {
+        let (pace, bytes) = (Pace::default(), [0; 10 * 100]);
+        assert_eq!((pace.segments(64), pace.segments(1)), (FEW, 1));
+        pace.handle_transmit(&transmit(&bytes[..300], Some(100), 1));
+        assert_eq!(pace.segments(64), FEW, "a handshake");
+        pace.handle_transmit(&transmit(&bytes[..400], Some(100), 1));
+        for _ in 0..CALM {
+            assert_eq!(pace.segments(64), 64);
+            pace.handle_transmit(&transmit(&bytes[..100], None, 2));
+        }
+        assert_eq!(pace.segments(64), FEW);
     }
 
     /// The datagrams of a transmit, each with its destination.

@@ -29,7 +29,7 @@ use quinn::{AsyncUdpSocket, UdpPoller};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::batch::{Batch, Batches, Offer};
+use super::batch::{Batch, Batches, Offer, Pace};
 use super::unreachable::{ErrorQueue, Unreachable};
 
 /// Receive errors in a row after which the socket counts as broken.
@@ -52,6 +52,7 @@ pub(super) struct Datagrams {
     full: AtomicBool,
     /// The socket once more, registered for what can be sent, while `full`.
     room: Mutex<Option<Arc<AsyncFd<UdpSocket>>>>,
+    pace: Pace,
     waiting: Mutex<Waiting>,
     received: Mutex<Received>,
     errors: Option<ErrorQueue>,
@@ -67,7 +68,7 @@ impl Datagrams {
         let io = register(socket, Interest::READABLE)?;
         let (full, room) = (AtomicBool::new(false), Mutex::new(None));
         let (waiting, received) = (Mutex::default(), Mutex::new(Received::new()));
-        Ok(Arc::new(Self { io, state, full, room, waiting, received, errors }))
+        Ok(Arc::new(Self { io, state, full, room, pace: Pace::default(), waiting, received, errors }))
     }
 
     /// The registration that tells when there is room: one for all who wait.
@@ -145,6 +146,7 @@ impl AsyncUdpSocket for Datagrams {
     }
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+        self.pace.handle_transmit(transmit);
         let Waiting { batches, endpoint } = &mut *self.waiting.lock();
         while let Some(batch) = batches.find(transmit) {
             match batch.offer(transmit) {
@@ -199,7 +201,7 @@ impl AsyncUdpSocket for Datagrams {
     }
 
     fn max_transmit_segments(&self) -> usize {
-        self.state.max_gso_segments()
+        self.pace.segments(self.state.max_gso_segments())
     }
 
     /// What quinn multiplies its receive buffer by.

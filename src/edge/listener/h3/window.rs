@@ -77,7 +77,7 @@ mod tests {
         assert_eq!(window.handle_written(START / 2 - 1, || unreachable!("too early to look")), None);
         assert_eq!(window.handle_written(1, || 1 << 20), Some(3 << 20));
         assert_eq!(window.handle_written(2 << 20, || 800 << 10), None, "not for a little");
-        assert_eq!(window.handle_written(1 << 20, || 1 << 30), Some(8 << 20));
+        assert_eq!(window.handle_written(2 << 20, || 1 << 30), Some(8 << 20));
         assert_eq!(window.handle_written(4 << 20, || 12_000), Some(START));
         assert_eq!(budget.used(), 0);
     }

@@ -54,7 +54,7 @@ impl Options {
             _ if contestants_named => true,
             Part::Main => contestant.is_close() || round == 0 || scenario_named,
             Part::Close => contestant.is_close(),
-            Part::Once(among) => among.contains(&contestant),
+            Part::Among(among) | Part::Once(among) => among.contains(&contestant),
         };
         let seldom = matches!(scenario.part, Part::Once(_)) && !scenario_named && round > 0;
         scenario.suits(contestant) && fits && !seldom

@@ -33,6 +33,8 @@ pub enum Part {
     Main,
     /// Every round, those that are close alone.
     Close,
+    /// Every round, these alone: a share of the slowest needs many requests.
+    Among(&'static [Contestant]),
     /// The first round alone, these alone.
     Once(&'static [Contestant]),
 }
@@ -131,7 +133,11 @@ impl Scenario {
 
     /// Line K. The last two go through a tunnel with a round trip of 20 ms, without and with loss.
     fn beside() -> Vec<Self> {
-        let line = |name, trouble| Self::http3(name, beside(trouble), SMALL, Figures::Beside).once(ONE_RIVAL, 3.0);
+        let line = |name, trouble| Self {
+            part: Part::Among(ONE_RIVAL),
+            length: 3.0,
+            ..Self::http3(name, beside(trouble), SMALL, Figures::Beside)
+        };
         vec![
             line("h3-beside-none", Trouble::None),
             line("h3-beside-stalled", Trouble::StalledClient),

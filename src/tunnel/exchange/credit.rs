@@ -4,7 +4,7 @@
 //!
 //! Invariant: the windows of `n` exchanges are at most `size + n * WINDOW_MIN` bytes together. `size` starts at [`START`] and
 //! grows only by what the client has shown to take: it doubles when half of it was taken within two round trips of a
-//! link, and an exchange of which [`PROOF`] times the window was taken may have that window whatever its neighbours hold, so
+//! link, and an exchange of which four times the window was taken may have that window whatever its neighbours hold, so
 //! that readers that stall do not slow one that does not.
 
 use std::time::{Duration, Instant};

@@ -127,7 +127,8 @@ pub struct Limits {
     pub handshakes_max: usize,
     /// Handshakes under way from which on QUIC clients must validate their address (Retry). Default 64.
     pub retry_threshold: usize,
-    /// Requests at once per client connection. Default 100, as RFC 9114 section 6.1 recommends at least; quinn keeps memory for each.
+    /// Requests at once per client connection. Default 128: more than the hundred that curl keeps open, which takes another
+    /// connection where it must wait for one to be given back.
     pub streams_max: u32,
     /// Stream resets by a client on one connection, beyond half of its requests, before it is closed
     /// (H3_EXCESSIVE_LOAD, ENHANCE_YOUR_CALM). Default 100.
@@ -164,7 +165,7 @@ impl Default for Limits {
             connections_max: 20_000,
             handshakes_max: 1_000,
             retry_threshold: 64,
-            streams_max: 100,
+            streams_max: 128,
             resets_max: 100,
             fields_max: 100,
             field_section_max: 32 << 10,

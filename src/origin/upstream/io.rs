@@ -106,7 +106,12 @@ macro_rules! each {
 impl AsyncRead for Socket {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.as_mut();
-        let poll = each!(this, stream => pin!(stream.take(READ_MAX)).poll_read(cx, buf));
+        let poll = match &mut this.get_mut().transport {
+            Transport::Tcp(stream) => pin!(stream.take(READ_MAX)).poll_read(cx, buf),
+            Transport::Unix(stream) => pin!(stream.take(READ_MAX)).poll_read(cx, buf),
+            // A record is 16 KiB at most; what would be left of it would be a read of its own.
+            Transport::Tls(stream) => Pin::new(stream.as_mut()).poll_read(cx, buf),
+        };
         if self.silent && poll.is_ready() {
             self.silent = false;
             self.signals.heard.notify_one();

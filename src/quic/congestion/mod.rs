@@ -47,12 +47,15 @@ struct Control {
     cubic: Cubic,
     path: Path,
     smoothed: Duration,
+    /// What quinn takes for the round-trip time before it was measured: it tells of losses in the first acknowledgement
+    /// before it measures.
+    assumed: Option<Duration>,
 }
 
 impl Control {
     fn new(now: Instant, mtu: u16) -> Self {
         let initial = f64::from(mtu) * f64::from(INITIAL_PACKETS);
-        Self { mtu, cubic: Cubic::new(initial), path: Path::new(now, initial), smoothed: Duration::ZERO }
+        Self { mtu, cubic: Cubic::new(initial), path: Path::new(now, initial), smoothed: Duration::ZERO, assumed: None }
     }
 
     fn minimum(&self) -> f64 {
@@ -60,13 +63,14 @@ impl Control {
     }
 
     fn handle_ack(&mut self, now: Instant, sent: Instant, bytes: u64, app_limited: bool, smoothed: Duration) {
-        self.smoothed = smoothed;
+        let measured = *self.assumed.get_or_insert(smoothed) != smoothed;
+        self.smoothed = if measured { smoothed } else { now.saturating_duration_since(sent) };
         let starting = self.path.is_starting();
         self.path.handle_ack(now, sent, bytes, app_limited);
         if starting && !self.path.is_starting() {
             self.cubic.end_slow_start();
         }
-        self.cubic.handle_ack(now, sent, bytes, app_limited, smoothed, f64::from(self.mtu));
+        self.cubic.handle_ack(now, sent, bytes, app_limited, self.smoothed, f64::from(self.mtu));
     }
 
     fn handle_loss(&mut self, now: Instant, sent: Instant, persistent: bool, bytes: u64) {

@@ -30,10 +30,10 @@ const BACKOFF: f64 = 0.85;
 /// What is left of the window of those who send little.
 const LEAST_BACKOFF: f64 = 0.7;
 /// Loss beyond the usual that is congestion: share of the bytes of a round, and packets.
-const EXCESS: f64 = 0.015;
+const EXCESS: f64 = 0.02;
 const EXCESS_PACKETS: f64 = 3.0;
 /// More than this share is never usual.
-const USUAL_MAX: f64 = 0.15;
+const USUAL_MAX: f64 = 0.08;
 /// Weight of a round in what is usual, once enough rounds were seen.
 const USUAL_GAIN: f64 = 1.0 / 16.0;
 /// Fewer bytes tell nothing of loss.
@@ -48,7 +48,7 @@ const LOOK: Stage = Stage::Look { rounds: 2 };
 const LOOK_GAIN: f64 = 0.5;
 /// Rounds after congestion in which no more is asked for, and the window may be smaller than an initial one.
 const STRAINED: u32 = 24;
-/// Acknowledgements may come for so many packets at once: more must be under way, packets.
+/// Acknowledgements may come for so many packets at once: more must be under way, packets, but at most half as much more.
 const ACKS: f64 = 10.0;
 /// Packets whose round-trip times tell of the round's, and how much more there is in a queue (RFC 9406 section 4.3).
 const SAMPLES: u32 = 8;
@@ -72,6 +72,8 @@ pub(super) struct Path {
     heeded: Option<Instant>,
     /// Rounds until congestion is forgotten.
     strained: u32,
+    /// The last round was of one that has little to send.
+    limited: bool,
     /// Whoever has little to send may always send so many bytes.
     least: f64,
 }
@@ -104,6 +106,10 @@ struct Round {
     delivered: u64,
     lost: u64,
     app_limited: bool,
+    /// Congestion in it: what it delivers counts for no more than that much of it.
+    share: f64,
+    /// Its losses were seen to be a queue's: they are not what is usual.
+    queued: bool,
     /// The shortest time from sending to acknowledgement, and how many were seen.
     shortest: Duration,
     samples: u32,
@@ -134,6 +140,7 @@ impl Path {
             initial,
             heeded: None,
             strained: 0,
+            limited: true,
             least: initial,
         }
     }
@@ -156,11 +163,12 @@ impl Path {
             Stage::Cruise { .. } if self.strained > 0 => 1.0,
             Stage::Cruise { phase } => GAINS.get(phase).copied().unwrap_or(1.0),
         };
-        (gain * carried + carried.min(ACKS * mtu)).max(self.least)
+        let least = if self.limited { self.least } else { 0.0 };
+        (gain * carried + (carried / 2.0).min(ACKS * mtu)).max(least)
     }
 
     /// Bytes per second.
-    fn rate(&self) -> f64 {
+    pub(super) fn rate(&self) -> f64 {
         self.rates.iter().copied().fold(0.0, f64::max)
     }
 
@@ -187,8 +195,11 @@ impl Path {
         if self.strained == 0 {
             self.least = self.initial;
         }
-        self.usual.handle_round(round.delivered, round.lost);
+        if !round.queued {
+            self.usual.handle_round(round.delivered, round.lost);
+        }
         self.round = round.next(now);
+        self.limited = round.app_limited;
         let is_stale = self.see(now, &round);
         match &mut self.stage {
             Stage::Cruise { .. } if is_stale && !round.app_limited => self.stage = LOOK,
@@ -235,6 +246,7 @@ impl Path {
     pub(super) fn handle_loss(&mut self, now: Instant, sent: Instant, bytes: u64, mtu: f64, smoothed: Duration) {
         self.round.lost += bytes;
         let queues = self.nearest.is_some_and(|nearest| smoothed > nearest.time.mul_f64(QUEUE) + QUEUE_MIN);
+        self.round.queued |= bytes == 0 || queues;
         let congested = bytes == 0 || queues || self.usual.is_exceeded(&self.round, mtu);
         if !congested || self.heeded.is_some_and(|heeded| sent <= heeded) {
             return;
@@ -248,6 +260,7 @@ impl Path {
         for rate in &mut self.rates {
             *rate *= BACKOFF;
         }
+        self.round.share *= BACKOFF;
     }
 
     /// Nothing is known any more.
@@ -266,6 +279,8 @@ impl Round {
             delivered: 0,
             lost: 0,
             app_limited: false,
+            share: 1.0,
+            queued: false,
             shortest: Duration::MAX,
             samples: 0,
             shortest_before: None,
@@ -297,7 +312,7 @@ impl Round {
         let acknowledging = now.saturating_duration_since(self.began);
         let sending = self.latest.saturating_duration_since(self.sent_before);
         let seconds = acknowledging.max(sending).as_secs_f64();
-        if seconds > 0.0 { self.delivered as f64 / seconds } else { 0.0 }
+        if seconds > 0.0 { self.share * self.delivered as f64 / seconds } else { 0.0 }
     }
 
     /// Whether a queue grows: no packet came back as fast as the fastest of the round before (HyStart++, RFC 9406
@@ -323,9 +338,10 @@ impl Usual {
         (self.delivered, self.lost) = (0, 0);
     }
 
+    /// Rounds that are too small to tell count together.
     fn is_exceeded(&self, round: &Round, mtu: f64) -> bool {
-        let lost = round.lost as f64;
-        let sent = lost + round.delivered.max(round.delivered_before) as f64;
+        let lost = (self.lost + round.lost) as f64;
+        let sent = lost + (self.delivered + round.delivered).max(round.delivered_before) as f64;
         lost >= EXCESS_PACKETS * mtu && lost > (self.share + EXCESS) * sent
     }
 }

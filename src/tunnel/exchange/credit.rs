@@ -2,7 +2,7 @@
 //! for and does not take is bounded by this, however many requests it spreads it over. Shared by their [`super::receiver`]s,
 //! each of which asks before it lets its gateway send more.
 //!
-//! Invariant: the windows of `n` exchanges are at most `size + n * WINDOW_MIN` bytes together. `size` starts at [`START`] and
+//! Invariant: the windows of `n` exchanges of which nothing was taken are at most `size + n * WINDOW_MIN` bytes together. `size` starts at [`START`] and
 //! grows only by what the client has shown to take: it doubles when half of it was taken within two round trips of a
 //! link, and an exchange of which four times the window was taken may have that window whatever its neighbours hold, so
 //! that readers that stall do not slow one that does not.
@@ -81,6 +81,8 @@ impl Credit {
         let state = &mut *self.0.lock();
         debug_assert!(bytes <= state.used, "more given back than taken");
         state.used = state.used.saturating_sub(bytes);
+        // What was shown with other requests is forgotten with them.
+        state.size = state.size.min((2 * state.used).max(START));
     }
 }
 

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::credit::Credit;
+use super::credit::{Credit, WINDOW_MIN};
 use super::retention::Budget;
 
 /// Round trips that half of a window may last before the window is more than the reader needs.
@@ -41,9 +41,15 @@ impl Receiver {
         Self { received: 0, granted: window, window, window_min, window_max, granted_at: None, budget, credit }
     }
 
-    /// For an exchange of the client connection that has `credit`: it starts with what is left there, `window` at most.
+    /// For an exchange of the client connection that has `credit`: it starts with what is left there and in `budget`, `window` at
+    /// most, and goes down to the least when its client takes little.
     pub fn of_client(credit: Arc<Credit>, window: u64, window_max: u64, budget: Arc<Budget>) -> Self {
-        let mut receiver = Self::new(credit.open(window), window_max, budget);
+        let opened = credit.open(window);
+        let more = opened.saturating_sub(WINDOW_MIN);
+        let window = if budget.reserve(more) { opened } else { opened - more };
+        credit.release(opened - window);
+        let mut receiver = Self::new(window, window_max, budget);
+        receiver.window_min = window.min(WINDOW_MIN);
         receiver.credit = Some(credit);
         receiver
     }

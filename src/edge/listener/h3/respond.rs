@@ -71,7 +71,9 @@ where
         let writer = Writer { sender, shared, gate, length: BodyLength::new(plan.length), plan };
         pin!(writer.write(&mut body, stopped)).await?;
     }
+    let bytes = sender.queued();
     sender.flush().await?;
+    shared.count_written(bytes);
     sender.finish();
     Ok(())
 }

@@ -3,7 +3,8 @@
 //! to take. Asked by the connection's requests as they write.
 //!
 //! Invariant: the size is between [`START`] (or the configured maximum, if that is less) and the maximum, and what it is
-//! beyond [`START`] is reserved in the budget.
+//! beyond [`FREE`] is reserved in the budget: connections that wait for their next request keep theirs, and must not leave
+//! others with next to nothing.
 
 use std::sync::Arc;
 
@@ -14,6 +15,8 @@ use crate::tunnel::exchange::retention::Budget;
 /// What a connection may hold before its path is known, bytes.
 pub const START: u64 = 128 << 10;
 
+/// What a connection may hold without asking the budget, bytes.
+pub const FREE: u64 = 1 << 20;
 /// Congestion windows: one is under way, and what was lost of it is acknowledged up to two round trips later.
 const PATHS: u64 = 3;
 
@@ -47,22 +50,27 @@ impl SendWindow {
         let least = START.min(self.max);
         let wanted = congestion_window().saturating_mul(PATHS).clamp(least, self.max);
         if wanted > state.size {
-            self.budget.reserve(wanted - state.size).then(|| state.size = wanted)?;
+            let more = beyond(wanted) - beyond(state.size);
+            state.size = if self.budget.reserve(more) { wanted } else { state.size.max(FREE.min(wanted)) };
         } else if wanted < state.size / 2 {
-            self.budget.release(state.size - wanted);
+            self.budget.release(beyond(state.size) - beyond(wanted));
             state.size = wanted;
         } else {
             return None;
         }
-        Some(wanted)
+        Some(state.size)
     }
 }
 
 impl Drop for SendWindow {
     fn drop(&mut self) {
-        let grown = self.state.get_mut().size.saturating_sub(START.min(self.max));
-        self.budget.release(grown);
+        self.budget.release(beyond(self.state.get_mut().size));
     }
+}
+
+/// What of a size comes out of the budget.
+fn beyond(size: u64) -> u64 {
+    size.saturating_sub(FREE)
 }
 
 #[cfg(test)]
@@ -83,13 +91,13 @@ mod tests {
     }
 
     #[test]
-    fn all_connections_together_grow_within_the_budget_and_give_it_back() {
+    fn beyond_a_part_of_their_own_all_connections_grow_within_the_budget_and_give_it_back() {
         let budget = Arc::new(Budget::new(1 << 20));
         let [first, second] = [(); 2].map(|()| SendWindow::new(8 << 20, budget.clone()));
-        assert_eq!(first.handle_written(START, || 341 << 10), Some(1_023 << 10));
-        assert_eq!(second.handle_written(START, || 341 << 10), None, "it stays as it is");
+        assert_eq!(first.handle_written(START, || 512 << 10), Some(1_536 << 10));
+        assert_eq!(second.handle_written(START, || 1 << 20), Some(FREE), "3 MiB would be too much");
         drop(first);
-        assert_eq!(second.handle_written(START, || 341 << 10), Some(1_023 << 10));
+        assert_eq!(second.handle_written(FREE, || 512 << 10), Some(1_536 << 10));
         drop(second);
         assert_eq!(budget.used(), 0);
     }

@@ -340,7 +340,8 @@ impl Link {
         self.state.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
-    /// Opens an exchange (at an edge) for a request on the client connection that has `credit`: nothing is on the wire yet when this returns.
+    /// Opens an exchange (at an edge) for a request on the client connection that has `credit`: nothing is on the wire yet
+    /// when this returns.
     ///
     /// # Errors
     /// `None` if the link is gone or has no room for another stream now: nothing was sent, another link may be tried.

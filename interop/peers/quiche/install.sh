@@ -7,14 +7,7 @@ tools=${TRUNKLINE_TOOLS:-$here/../../../target/tools}
 mkdir -p "$tools"
 target=$(cd "$tools" && pwd)/quiche
 python=$target/python
-exec 9> "$target.lock"
-flock 9
-if ! cmp -s "$here/requirements.txt" "$python/.done"; then
-  rm -rf "$python"
-  python3 -m venv "$python" >&2
-  "$python/bin/pip" install --quiet --disable-pip-version-check -r "$here/requirements.txt" >&2
-  cp "$here/requirements.txt" "$python/.done"
-fi
+sh "$here/../venv.sh" "$python" "$here/requirements.txt"
 PATH=$python/bin:$PATH
 LIBCLANG_PATH=$(dirname "$(find "$python" -name libclang.so)")
 # That libclang has no headers of its own; the compiler's do.

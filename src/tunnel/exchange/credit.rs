@@ -2,10 +2,10 @@
 //! for and does not take is bounded by this, however many requests it spreads it over. Shared by their [`super::receiver`]s,
 //! each of which asks before it lets its gateway send more.
 //!
-//! Invariant: the windows of `n` exchanges of which nothing was taken are at most `size + n * WINDOW_MIN` bytes together. `size` starts at [`START`] and
-//! grows only by what the client has shown to take: it doubles when half of it was taken within two round trips of a
-//! link, and an exchange of which four times the window was taken may have that window whatever its neighbours hold, so
-//! that readers that stall do not slow one that does not.
+//! Invariant: the windows of `n` exchanges of which nothing was taken are at most `size + n * WINDOW_MIN` bytes together.
+//! `size` starts at [`START`] and grows only by what the client has shown to take: it doubles when half of it was taken
+//! within two round trips of a link, and an exchange of which four times the window was taken may have that window whatever
+//! its neighbours hold, so that readers that stall do not slow one that does not.
 
 use std::time::{Duration, Instant};
 

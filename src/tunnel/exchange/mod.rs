@@ -91,7 +91,8 @@ impl Exchange {
         recv: Option<Receiver>,
     ) -> Arc<Self> {
         let settings = peer.settings();
-        let (owner, window_budget) = (recv.is_some(), || settings.window_budget.clone());
+        let owner = recv.is_some();
+        let at_gateway = || Receiver::new(settings.window, settings.window_max, settings.window_budget.clone());
         Arc::new(Self {
             counter,
             owner,
@@ -99,7 +100,7 @@ impl Exchange {
             started: clock::now(),
             state: Mutex::new(State {
                 send: Sender::new(window, settings.budget.clone()),
-                recv: recv.unwrap_or_else(|| Receiver::new(settings.window, settings.window_max, window_budget())),
+                recv: recv.unwrap_or_else(at_gateway),
                 attachment,
                 saved: VecDeque::new(),
                 left: None,

@@ -71,9 +71,7 @@ where
         let writer = Writer { sender, shared, gate, length: BodyLength::new(plan.length), plan };
         pin!(writer.write(&mut body, stopped)).await?;
     }
-    let bytes = sender.queued();
-    sender.flush().await?;
-    shared.count_written(bytes);
+    flush(sender, shared).await?;
     sender.finish();
     Ok(())
 }
@@ -184,15 +182,21 @@ impl Writer<'_> {
     }
 
     async fn flush(&mut self) -> Result<(), Abort> {
-        let bytes = self.sender.queued();
-        self.sender.flush().await?;
-        self.shared.count_written(bytes);
+        flush(self.sender, self.shared).await?;
         if let Some(gate) = self.gate {
             gate.progressed();
         }
         update_priority(self.sender, self.shared);
         Ok(())
     }
+}
+
+/// Writes what waits; the connection learns how much of a body went.
+async fn flush(sender: &mut Sender, shared: &Shared) -> Result<(), Abort> {
+    let bytes = sender.queued();
+    sender.flush().await?;
+    shared.count_written(bytes);
+    Ok(())
 }
 
 /// The body and its declared length differ: the end must not look clean.

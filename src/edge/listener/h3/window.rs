@@ -1,6 +1,6 @@
 //! Stage 1, HTTP/3: how many bytes of answers a connection holds on their way to its client (sans-IO): three times the
-//! congestion window, so that a path is never without something to send, even while it waits for what was lost, and a client that takes nothing holds no more than it had shown
-//! to take. Asked by the connection's requests as they write.
+//! congestion window, so that a path is never without something to send, even while it waits for what was lost, and a client
+//! that takes nothing holds no more than it had shown to take, or [`START`]. Asked by the connection's requests as they write.
 //!
 //! Invariant: the size is between [`START`] (or the configured maximum, if that is less) and the maximum, and what it is
 //! beyond [`FREE`] is reserved in the budget: connections that wait for their next request keep theirs, and must not leave

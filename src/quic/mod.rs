@@ -11,6 +11,7 @@ mod keys;
 mod preferred;
 #[cfg(feature = "interop")]
 mod qlog;
+mod received;
 mod socket;
 mod unreachable;
 

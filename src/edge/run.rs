@@ -428,9 +428,8 @@ async fn work(shared: &Arc<Shared>, worker: Worker, servers: Servers, sockets: S
             }
         });
     }
-    let unreachable = shared.peers.clone().unreachable();
-    let tunnel =
-        endpoint(shared.keys.endpoint_config(worker), Some(servers.tunnel), sockets.tunnel, Some(unreachable))?;
+    let ties = shared.peers.clone().ties();
+    let tunnel = endpoint(shared.keys.endpoint_config(worker), Some(servers.tunnel), sockets.tunnel, Some(ties))?;
     let acceptor = Acceptor {
         worker: worker.index(),
         hello: shared.hello.clone(),

@@ -1,7 +1,7 @@
 //! One UDP socket as quinn sees it. Made by [`endpoint`](super::endpoint) and [`rebind`](super::rebind); owns the socket
 //! and what was read from it and not handed on yet; knows nothing of QUIC.
 //!
-//! It differs from quinn's own in five ways, each for a reason:
+//! It differs from quinn's own in six ways, each for a reason:
 //! - *Packets share memory by fours.* The kernel hands over up to 64 packets of a peer in one buffer (GRO), and quinn
 //!   keeps such a buffer while one packet of it is unread: a stalled stream pinned the memory of all its neighbours'
 //!   packets. Memory of its own for each costs bulk 10 %, for each four next to nothing.
@@ -11,6 +11,7 @@
 //!   meanwhile, and a turn of the event loop for each few packets costs bulk 15 %.
 //! - *What a connection sends in full batches leaves in larger ones* ([`super::batch`]), at the latest when everything that
 //!   was due in this turn of the event loop has been done.
+//! - *Short ones to peers whose way loses some leave twice* ([`super::copies`]).
 //! - *That packets can be sent is asked only after one could not.* The kernel tells it after every packet that left, and
 //!   each time the process wakes up for nothing.
 
@@ -30,8 +31,10 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use super::batch::{Batch, Batches, Offer, Pace};
+use super::copies::{Copies, Queue};
 use super::received::{Fill, RUN, Received};
-use super::unreachable::{ErrorQueue, Unreachable};
+use super::socket::Ties;
+use super::unreachable::ErrorQueue;
 
 /// See the module.
 pub(super) struct Datagrams {
@@ -46,19 +49,21 @@ pub(super) struct Datagrams {
     waiting: Mutex<Waiting>,
     received: Mutex<Received>,
     errors: Option<ErrorQueue>,
+    copies: Option<Arc<Copies>>,
 }
 
 impl Datagrams {
     /// # Errors
     /// When the socket cannot be registered with the current runtime.
-    pub(super) fn new(socket: UdpSocket, unreachable: Option<Unreachable>) -> io::Result<Arc<Self>> {
+    pub(super) fn new(socket: UdpSocket, ties: Option<Ties>) -> io::Result<Arc<Self>> {
         let state = UdpSocketState::new((&socket).into())?;
         // Without the hint everything works, only later.
-        let errors = unreachable.and_then(|tell| ErrorQueue::watch(&socket, tell).ok());
+        let (tell, copies) = ties.map(|ties| (ties.unreachable, ties.copies)).unzip();
+        let errors = tell.and_then(|tell| ErrorQueue::watch(&socket, tell).ok());
         let io = register(socket, Interest::READABLE)?;
         let (full, room) = (AtomicBool::new(false), Mutex::new(None));
         let (waiting, received) = (Mutex::default(), Mutex::new(Received::new()));
-        Ok(Arc::new(Self { io, state, full, room, pace: Pace::default(), waiting, received, errors }))
+        Ok(Arc::new(Self { io, state, full, room, pace: Pace::default(), waiting, received, errors, copies }))
     }
 
     /// The registration that tells when there is room: one for all who wait.
@@ -93,10 +98,12 @@ impl Datagrams {
 
     /// Sends what waits, but for what grew since the last turn.
     fn poll_flush(&self, cx: &mut Context<'_>) {
-        let Waiting { batches, endpoint } = &mut *self.waiting.lock();
+        let Waiting { batches, copies, endpoint } = &mut *self.waiting.lock();
         if endpoint.as_ref().is_none_or(|known| !known.will_wake(cx.waker())) {
             *endpoint = Some(cx.waker().clone());
         }
+        // One that finds no room is left out.
+        copies.poll(cx, |copy| drop(self.send(copy)));
         for batch in batches.iter_mut() {
             if batch.has_grown() {
                 cx.waker().wake_by_ref();
@@ -109,6 +116,35 @@ impl Datagrams {
                 }
                 self.handle_room();
             }
+        }
+    }
+
+    /// Sends it, or lets it wait for what follows.
+    fn offer(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+        let Waiting { batches, endpoint, .. } = &mut *self.waiting.lock();
+        while let Some(batch) = batches.find(transmit) {
+            match batch.offer(transmit) {
+                Offer::Waits => endpoint.iter().for_each(Waker::wake_by_ref),
+                // It took them: should there be no room, they are sent later.
+                Offer::Complete if self.flush(batch).is_err() => endpoint.iter().for_each(Waker::wake_by_ref),
+                Offer::Complete => {}
+                Offer::Apart if batch.is_empty() => break,
+                Offer::Apart => {
+                    self.flush(batch)?;
+                    continue;
+                }
+            }
+            return Ok(());
+        }
+        self.send(transmit)
+    }
+
+    /// It left.
+    fn copy(&self, transmit: &Transmit<'_>) {
+        let Some(peers) = self.copies.as_ref().filter(|peers| peers.any()) else { return };
+        let Waiting { copies, endpoint, .. } = &mut *self.waiting.lock();
+        if copies.handle_transmit(transmit, peers) {
+            endpoint.iter().for_each(Waker::wake_by_ref);
         }
     }
 
@@ -137,22 +173,9 @@ impl AsyncUdpSocket for Datagrams {
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
         self.pace.handle_transmit(transmit);
-        let Waiting { batches, endpoint } = &mut *self.waiting.lock();
-        while let Some(batch) = batches.find(transmit) {
-            match batch.offer(transmit) {
-                Offer::Waits => endpoint.iter().for_each(Waker::wake_by_ref),
-                // It took them: should there be no room, they are sent later.
-                Offer::Complete if self.flush(batch).is_err() => endpoint.iter().for_each(Waker::wake_by_ref),
-                Offer::Complete => {}
-                Offer::Apart if batch.is_empty() => break,
-                Offer::Apart => {
-                    self.flush(batch)?;
-                    continue;
-                }
-            }
-            return Ok(());
-        }
-        self.send(transmit)
+        self.offer(transmit)?;
+        self.copy(transmit);
+        Ok(())
     }
 
     fn poll_recv(
@@ -204,10 +227,11 @@ impl AsyncUdpSocket for Datagrams {
     }
 }
 
-/// Datagrams that leave with those that are likely to follow.
+/// Datagrams that leave with those that are likely to follow, and copies of some that left.
 #[derive(Default)]
 struct Waiting {
     batches: Batches,
+    copies: Queue,
     /// The endpoint's task: it is there in every turn of the event loop in which one of its connections was.
     endpoint: Option<Waker>,
 }
@@ -256,7 +280,10 @@ impl UdpPoller for Writable {
 
 #[cfg(test)]
 mod tests {
+    use prometheus_client::metrics::counter::Counter;
+
     use super::*;
+    use crate::clock;
 
     #[tokio::test]
     async fn packets_arrive_before_and_after_the_socket_was_empty() {
@@ -333,6 +360,52 @@ mod tests {
             send(&[1; 30], None);
             send(&[1; 40], None);
             arrive([vec![100; 10], vec![30, 40]].concat()).await;
+        };
+        tokio::select! {
+            biased;
+            () = endpoint => panic!("nobody sent to it"),
+            () = turns => {}
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_short_leaves_twice_for_a_peer_that_gets_copies() {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let copies = Arc::new(Copies::new(Counter::default()));
+        let ties = Ties { unreachable: Arc::new(|_| {}), copies: copies.clone() };
+        let datagrams = Datagrams::new(socket, Some(ties)).unwrap();
+        let (one, other) = (
+            tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap(),
+            tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap(),
+        );
+        copies.begin(one.local_addr().unwrap(), clock::now());
+        let endpoint = {
+            let datagrams = datagrams.clone();
+            std::future::poll_fn(move |cx| {
+                let (mut memory, mut meta) = ([0; 16], [RecvMeta::default()]);
+                datagrams.poll_recv(cx, &mut [IoSliceMut::new(&mut memory)], &mut meta).map(drop)
+            })
+        };
+        let arrive = async |peer: &tokio::net::UdpSocket| {
+            let mut memory = [0; 2_000];
+            let length = tokio::time::timeout(std::time::Duration::from_secs(20), peer.recv(&mut memory)).await;
+            memory[..length.unwrap().unwrap()].to_vec()
+        };
+        let turns = async {
+            tokio::task::yield_now().await;
+            for (number, peer) in [(1, &one), (2, &other), (3, &one), (4, &other)] {
+                let (contents, destination) = ([number; 100], peer.local_addr().unwrap());
+                let transmit =
+                    Transmit { destination, ecn: None, contents: &contents, segment_size: None, src_ip: None };
+                datagrams.try_send(&transmit).unwrap();
+            }
+            let mut numbers = Vec::new();
+            for _ in 0..4 {
+                numbers.push(arrive(&one).await[0]);
+            }
+            numbers.sort_unstable();
+            assert_eq!(numbers, [1, 1, 3, 3]);
+            assert_eq!([arrive(&other).await[0], arrive(&other).await[0]], [2, 4]);
         };
         tokio::select! {
             biased;

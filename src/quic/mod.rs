@@ -6,6 +6,7 @@
 mod batch;
 mod cid;
 mod congestion;
+mod copies;
 mod datagrams;
 mod keys;
 mod preferred;
@@ -17,9 +18,9 @@ mod unreachable;
 
 pub use cid::{CidGenerator, Worker, initial_cid};
 pub use congestion::Congestion;
+pub use copies::Copies;
 pub use keys::{KeysError, QuicKeys};
 pub use preferred::Preferred;
 #[cfg(feature = "interop")]
 pub use qlog::qlog;
-pub use socket::{BindError, WORKERS_MAX, bind_group, bind_udp, dialling_socket, endpoint, listen, rebind};
-pub use unreachable::Unreachable;
+pub use socket::{BindError, Ties, WORKERS_MAX, bind_group, bind_udp, dialling_socket, endpoint, listen, rebind};

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use quinn::{EndpointConfig, ServerConfig, TokioRuntime};
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::copies::Copies;
 use super::datagrams::Datagrams;
 use super::preferred::{Answering, Preferred};
 use super::unreachable::Unreachable;
@@ -157,8 +158,16 @@ pub fn dialling_socket(peer: SocketAddr) -> io::Result<UdpSocket> {
     Ok(socket.into())
 }
 
-/// An endpoint on `socket`, driven by the current runtime. Without a server configuration it can only dial. `unreachable`
-/// hears of ICMP errors.
+/// What a socket has to do with those who have the connections on it.
+#[derive(Clone)]
+pub struct Ties {
+    /// Hears of ICMP errors.
+    pub unreachable: Unreachable,
+    /// Says whose datagrams leave twice.
+    pub copies: Arc<Copies>,
+}
+
+/// An endpoint on `socket`, driven by the current runtime. Without a server configuration it can only dial.
 ///
 /// # Errors
 /// When the socket cannot be registered with the runtime.
@@ -166,9 +175,9 @@ pub fn endpoint(
     config: EndpointConfig,
     server: Option<ServerConfig>,
     socket: UdpSocket,
-    unreachable: Option<Unreachable>,
+    ties: Option<Ties>,
 ) -> io::Result<quinn::Endpoint> {
-    let socket = Datagrams::new(socket, unreachable)?;
+    let socket = Datagrams::new(socket, ties)?;
     quinn::Endpoint::new_with_abstract_socket(config, server, socket, Arc::new(TokioRuntime))
 }
 
@@ -197,8 +206,8 @@ pub fn listen(
 ///
 /// # Errors
 /// When the socket cannot be registered with the runtime; the endpoint stays where it is then.
-pub fn rebind(endpoint: &quinn::Endpoint, socket: UdpSocket, unreachable: Option<Unreachable>) -> io::Result<()> {
-    endpoint.rebind_abstract(Datagrams::new(socket, unreachable)?)
+pub fn rebind(endpoint: &quinn::Endpoint, socket: UdpSocket, ties: Option<Ties>) -> io::Result<()> {
+    endpoint.rebind_abstract(Datagrams::new(socket, ties)?)
 }
 
 #[cfg(test)]

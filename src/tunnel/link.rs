@@ -5,6 +5,7 @@
 //! (edge or origin) goes to its [`Owner`].
 
 mod pulse;
+mod spare;
 
 use std::future::Future;
 use std::net::SocketAddr;

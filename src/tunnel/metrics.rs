@@ -32,5 +32,6 @@ tunnel_metrics! {
     exchanges: Counter<u64, AtomicU64> = "trunkline_tunnel_exchanges", "Exchanges opened or taken";
     detached: Counter<u64, AtomicU64> = "trunkline_tunnel_detached", "Exchanges that lost the stream they rode on";
     bytes_again: Counter<u64, AtomicU64> = "trunkline_tunnel_resumed_bytes", "Bytes sent again by resuming";
+    copies: Counter<u64, AtomicU64> = "trunkline_tunnel_copies", "Short datagrams sent twice because the way loses some";
     credit_waits: Counter<u64, AtomicU64> = "trunkline_tunnel_credit_waits", "Times an exchange waited for credit";
 }

@@ -24,6 +24,7 @@ use crate::clock;
 use crate::config::TunnelLimits;
 use crate::fault::Side;
 use crate::observe::event::Events;
+use crate::quic::{Copies, Ties};
 use crate::task::Tasks;
 
 /// Credit every exchange starts with in each direction, bytes.
@@ -86,6 +87,7 @@ pub struct Peer {
     tasks: Tasks,
     metrics: TunnelMetrics,
     events: Events,
+    copies: Arc<Copies>,
     exchanges: Mutex<HashMap<u64, Arc<Exchange>>>,
     lingering: Mutex<VecDeque<(Instant, u64)>>,
     ended: Mutex<Ended>,
@@ -127,6 +129,11 @@ impl Peer {
     /// Where to tell what happens.
     pub fn events(&self) -> &Events {
         &self.events
+    }
+
+    /// Whose datagrams leave twice.
+    pub(super) fn copies(&self) -> &Copies {
+        &self.copies
     }
 
     /// At an edge: enters an exchange that it opens.
@@ -286,13 +293,15 @@ pub struct Peers {
     tasks: Tasks,
     metrics: TunnelMetrics,
     events: Events,
+    copies: Arc<Copies>,
     by_node: Mutex<HashMap<Arc<str>, Arc<Peer>>>,
 }
 
 impl Peers {
     /// No peers yet.
     pub fn new(settings: Arc<Settings>, tasks: Tasks, metrics: TunnelMetrics, events: Events) -> Self {
-        Self { settings, tasks, metrics, events, by_node: Mutex::new(HashMap::new()) }
+        let copies = Arc::new(Copies::new(metrics.copies.clone()));
+        Self { settings, tasks, metrics, events, copies, by_node: Mutex::new(HashMap::new()) }
     }
 
     /// What all exchanges share.
@@ -326,6 +335,7 @@ impl Peers {
             tasks: self.tasks.clone(),
             metrics: self.metrics.clone(),
             events: self.events.clone(),
+            copies: self.copies.clone(),
             exchanges: Mutex::default(),
             lingering: Mutex::default(),
             ended: Mutex::default(),
@@ -338,13 +348,16 @@ impl Peers {
         peer
     }
 
-    /// Hears of addresses that ICMP calls unreachable: their links are probed.
-    pub fn unreachable(self: Arc<Self>) -> crate::quic::Unreachable {
-        Arc::new(move |address| {
+    /// What the sockets of links have to do with them: links to addresses that ICMP calls unreachable are probed, and those that
+    /// lose packets have short ones sent twice.
+    pub fn ties(self: Arc<Self>) -> Ties {
+        let copies = self.copies.clone();
+        let unreachable = Arc::new(move |address| {
             let peers = self.all();
             let links = peers.iter().flat_map(|peer| peer.links());
             links.filter(|link| link.remote_address() == address).for_each(|link| link.hint());
-        })
+        });
+        Ties { unreachable, copies }
     }
 
     /// All peers now.

@@ -8,7 +8,7 @@ use trunkline::clock;
 
 use crate::chain::{eventually, metric, status_and_body};
 use crate::client::{Client, Protocol};
-use crate::cluster::{Cluster, Plan, event, told};
+use crate::cluster::{Cluster, Plan, admin, event, told};
 use crate::load::{Kind, Load};
 use crate::relay::Path;
 
@@ -66,6 +66,19 @@ async fn trickle(cluster: &Cluster) -> JoinSet<()> {
         });
     }
     clients
+}
+
+#[tokio::test]
+async fn short_requests_and_answers_leave_twice_where_packets_are_lost() {
+    let cluster = Cluster::with(Plan { relays: 1, ..Plan::new(1, 1) }).await;
+    let _trickle = trickle(&cluster).await;
+    cluster.relays[0][0].set(Path::lossy(30, 30).slow(Duration::from_millis(20)));
+    for (end, address) in [("PoP", cluster.chain.admin(0)), ("gateway", admin(&cluster.gateways[0]))] {
+        eventually(&format!("copies of the {end}"), async || {
+            (metric(address, "trunkline_tunnel_copies_total").await >= 100.0).then_some(())
+        })
+        .await;
+    }
 }
 
 #[tokio::test]

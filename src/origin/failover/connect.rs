@@ -72,8 +72,7 @@ impl Dialler {
         let seat = holder.seat;
         config.initial_dst_cid_provider(Arc::new(move || initial_cid(seat)));
         let (endpoint, connection) =
-            first_to_answer(addresses, |address| connect(config.clone(), address, self.peers.clone().unreachable()))
-                .await?;
+            first_to_answer(addresses, |address| connect(config.clone(), address, self.peers.clone().ties())).await?;
         let name = match pop_identity(&connection) {
             Ok(name) => name,
             Err(reason) => {
@@ -165,10 +164,10 @@ where
 async fn connect(
     config: quinn::ClientConfig,
     address: SocketAddr,
-    unreachable: quic::Unreachable,
+    ties: quic::Ties,
 ) -> Result<(Endpoint, Connection), DialError> {
     let socket = quic::dialling_socket(address)?;
-    let endpoint = quic::endpoint(quinn::EndpointConfig::default(), None, socket, Some(unreachable))?;
+    let endpoint = quic::endpoint(quinn::EndpointConfig::default(), None, socket, Some(ties))?;
     let connection = endpoint.connect_with(config, address, POP_SERVER_NAME)?.await.map_err(LinkError::Connection)?;
     Ok((endpoint, connection))
 }

@@ -65,7 +65,7 @@ impl OriginOwner {
     /// and quinn probes the new way at once.
     pub(super) fn rebind(&self, link: &Link, why: &str) {
         match quic::dialling_socket(link.connection().remote_address())
-            .and_then(|socket| quic::rebind(&self.endpoint, socket, Some(self.dialler.peers.clone().unreachable())))
+            .and_then(|socket| quic::rebind(&self.endpoint, socket, Some(self.dialler.peers.clone().ties())))
         {
             Ok(()) => {
                 let port = self.endpoint.local_addr().map(|address| address.port().to_string()).unwrap_or_default();

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use super::spare::{Spare, Way};
 use super::{Link, LinkError, LinkState, Owner};
 use crate::clock;
 use crate::observe::event::{Event, What};
@@ -25,6 +26,7 @@ pub(super) struct Pulse {
     reporter: Reporter,
     loss: Loss,
     loss_alarm: LossAlarm,
+    spare: Spare,
     count: u64,
     ticked: Instant,
 }
@@ -39,6 +41,7 @@ impl Pulse {
             reporter: Reporter::default(),
             loss: Loss::new(now),
             loss_alarm: LossAlarm::default(),
+            spare: Spare::new(now),
             count: 0,
             ticked: now,
         }
@@ -74,12 +77,15 @@ impl Pulse {
             self.count += 1;
             self.link.send_quietly(&Control::Heartbeat(self.count));
         }
-        self.report(now, &stats.path, owner);
+        self.report(now, &stats, owner);
         self.handle_judgement(judgement, owner)
     }
 
-    fn report(&mut self, now: Instant, path: &quinn::PathStats, owner: &dyn Owner) {
+    fn report(&mut self, now: Instant, stats: &quinn::ConnectionStats, owner: &dyn Owner) {
+        let path = &stats.path;
         let lost_permille = self.loss.handle_sample(now, path.sent_packets, path.lost_packets);
+        let lost_permille = self.spare.handle_loss(now, lost_permille);
+        self.double(now, stats);
         self.link.lost.store(lost_permille, Ordering::Relaxed);
         if self.loss_alarm.handle_loss(lost_permille) {
             self.link.tell_loss("to", lost_permille);
@@ -88,6 +94,16 @@ impl Pulse {
         let Some(load) = owner.load() else { return };
         if let Some(load) = self.reporter.poll_report(now, Load { lost_permille, ..load }) {
             self.link.send_quietly(&Control::Load(load));
+        }
+    }
+
+    /// Has short datagrams sent twice, or not.
+    fn double(&mut self, now: Instant, stats: &quinn::ConnectionStats) {
+        let (copies, peer) = (self.link.peer.copies(), self.link.remote_address());
+        match self.spare.poll(now, stats.udp_tx.bytes, stats.path.rtt, stats.path.cwnd) {
+            Some(Way::Spare) => copies.begin(peer, now),
+            Some(Way::Full) => copies.pause(peer, now),
+            Some(Way::Sound) | None => {}
         }
     }
 

@@ -21,7 +21,11 @@ use super::pool::Slot;
 /// Bytes taken from a socket at once. hyper reads one piece ahead of what its caller takes, and the caller holds another while
 /// its exchange has no credit: a thousand clients that do not read would make a gateway hold a thousand of both. One byte less
 /// than a power of two: a read that fills hyper's buffer makes it take a buffer of twice the size.
-const READ_MAX: u64 = (16 << 10) - 1;
+const READ_MAX: usize = (16 << 10) - 1;
+/// Bytes taken at once of a long body whose reader has shown to take it.
+const READ_MAX_LONG: usize = (64 << 10) - 1;
+/// Full reads in a row that show it: more than the credit that an exchange begins with, and what its connection adds.
+const FULL_READS: u32 = 32;
 
 /// The kinds of transport.
 pub(super) enum Transport {
@@ -44,12 +48,14 @@ pub(super) struct Socket {
     transport: Transport,
     signals: Arc<Signals>,
     silent: bool,
+    /// Full reads in a row.
+    full: u32,
     _slot: Slot,
 }
 
 impl Socket {
     pub(super) fn new(transport: Transport, slot: Slot) -> Self {
-        Self { transport, signals: Arc::default(), silent: true, _slot: slot }
+        Self { transport, signals: Arc::default(), silent: true, full: 0, _slot: slot }
     }
 
     pub(super) fn signals(&self) -> Arc<Signals> {
@@ -104,17 +110,22 @@ macro_rules! each {
 }
 
 impl AsyncRead for Socket {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = self.as_mut();
-        let poll = match &mut this.get_mut().transport {
-            Transport::Tcp(stream) => pin!(stream.take(READ_MAX)).poll_read(cx, buf),
-            Transport::Unix(stream) => pin!(stream.take(READ_MAX)).poll_read(cx, buf),
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let (max, before) = (if this.full < FULL_READS { READ_MAX } else { READ_MAX_LONG }, buf.filled().len());
+        let most = max as u64;
+        let poll = match &mut this.transport {
+            Transport::Tcp(stream) => pin!(stream.take(most)).poll_read(cx, buf),
+            Transport::Unix(stream) => pin!(stream.take(most)).poll_read(cx, buf),
             // A record is 16 KiB at most; what would be left of it would be a read of its own.
             Transport::Tls(stream) => Pin::new(stream.as_mut()).poll_read(cx, buf),
         };
-        if self.silent && poll.is_ready() {
-            self.silent = false;
-            self.signals.heard.notify_one();
+        if poll.is_ready() {
+            let full = buf.filled().len() - before >= READ_MAX;
+            this.full = if full { (this.full + 1).min(FULL_READS) } else { this.full / 2 };
+            if std::mem::take(&mut this.silent) {
+                this.signals.heard.notify_one();
+            }
         }
         poll
     }

@@ -47,6 +47,8 @@ struct Control {
     cubic: Cubic,
     path: Path,
     smoothed: Duration,
+    /// The window, as it was when something last changed it: quinn asks several times for each packet.
+    window: u64,
     /// What quinn takes for the round-trip time before it was measured: it tells of losses in the first acknowledgement
     /// before it measures.
     assumed: Option<Duration>,
@@ -55,7 +57,10 @@ struct Control {
 impl Control {
     fn new(now: Instant, mtu: u16) -> Self {
         let initial = f64::from(mtu) * f64::from(INITIAL_PACKETS);
-        Self { mtu, cubic: Cubic::new(initial), path: Path::new(now, initial), smoothed: Duration::ZERO, assumed: None }
+        let (cubic, path) = (Cubic::new(initial), Path::new(now, initial));
+        let mut control = Self { mtu, cubic, path, smoothed: Duration::ZERO, window: 0, assumed: None };
+        control.window = control.bytes();
+        control
     }
 
     fn minimum(&self) -> f64 {
@@ -97,21 +102,27 @@ impl Controller for Control {
         self.handle_ack(now, sent, bytes, app_limited, rtt.get());
     }
 
+    fn on_end_acks(&mut self, _now: Instant, _in_flight: u64, _app_limited: bool, _largest: Option<u64>) {
+        self.window = self.bytes();
+    }
+
     fn on_congestion_event(&mut self, now: Instant, sent: Instant, is_persistent_congestion: bool, lost_bytes: u64) {
         self.handle_loss(now, sent, is_persistent_congestion, lost_bytes);
+        self.window = self.bytes();
     }
 
     fn on_mtu_update(&mut self, new_mtu: u16) {
         self.mtu = new_mtu;
+        self.window = self.bytes();
     }
 
     fn window(&self) -> u64 {
-        self.bytes()
+        self.window
     }
 
     fn metrics(&self) -> ControllerMetrics {
         let mut metrics = ControllerMetrics::default();
-        metrics.congestion_window = self.bytes();
+        metrics.congestion_window = self.window;
         metrics
     }
 

@@ -4,6 +4,8 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::time::{Duration, Instant};
 
+use quinn::congestion::Controller;
+
 use super::{Control, Cubic};
 use crate::clock;
 
@@ -472,4 +474,19 @@ fn persistent_congestion_leaves_the_least_window_and_a_new_start() {
     assert_eq!(control.bytes(), 2 * u64::from(MTU));
     control.handle_ack(now + ms(50), now, MTU.into(), false, ms(50));
     assert_eq!(control.bytes(), 3 * u64::from(MTU));
+}
+
+#[test]
+fn quinn_is_told_what_the_window_became_by_acknowledgements_losses_and_packet_sizes() {
+    let now = clock::now();
+    let mut control = Control::new(now, MTU);
+    assert_eq!(control.window(), control.initial_window());
+    control.handle_ack(now + ms(50), now, 10 * u64::from(MTU), false, ms(50));
+    control.on_end_acks(now + ms(50), 0, false, None);
+    let grown = control.window();
+    assert!(grown > control.initial_window() && grown == control.bytes());
+    control.on_congestion_event(now + ms(60), now + ms(55), true, 100_000);
+    assert_eq!(control.window(), 2 * u64::from(MTU));
+    control.on_mtu_update(9_000);
+    assert_eq!(control.window(), 2 * 9_000);
 }

@@ -1,5 +1,5 @@
-//! What the QUIC endpoints of both binaries share: keys that survive a restart, connection IDs that name a worker, and
-//! groups of UDP sockets steered by them.
+//! What the QUIC endpoints of both binaries share: keys that survive a restart, connection IDs that name a worker,
+//! groups of UDP sockets steered by them, and packets without their padding.
 //!
 //! Called by the edge's HTTP/3 listener and by both ends of the tunnel. Knows nothing of what runs on a connection.
 
@@ -9,6 +9,7 @@ mod congestion;
 mod copies;
 mod datagrams;
 mod keys;
+mod padding;
 mod preferred;
 #[cfg(feature = "interop")]
 mod qlog;
@@ -20,6 +21,7 @@ pub use cid::{CidGenerator, Worker, initial_cid};
 pub use congestion::Congestion;
 pub use copies::Copies;
 pub use keys::{KeysError, QuicKeys};
+pub use padding::unpadded;
 pub use preferred::Preferred;
 #[cfg(feature = "interop")]
 pub use qlog::qlog;

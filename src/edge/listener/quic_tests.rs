@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
-use quinn::{ClientConfig, ConnectionError};
+use quinn::{ClientConfig, ConnectionError, Side};
+use quinn_proto::transport_parameters::TransportParameters;
 use rustls::pki_types::CertificateDer;
 use tokio::sync::oneshot;
 
@@ -217,6 +218,24 @@ async fn the_first_probe_of_a_path_is_of_the_largest_packet_and_mostly_the_only_
     });
     let path = found.await;
     assert_eq!((path.current_mtu, path.sent_plpmtud_probes - path.lost_plpmtud_probes), (1_452, 1));
+}
+
+#[test]
+fn packets_of_clients_are_read_without_their_padding() {
+    let (site, limits) = (Site::new(), Limits::default());
+    let resumption = tls::Resumption::new(false, tls::tickets(None).unwrap());
+    let tls = tls::quic_tls(provider(), site.certificates.clone(), resumption).unwrap();
+    let config = server_config(tls::quic_config(tls).unwrap(), &site.keys, &limits);
+    let params = TransportParameters::read(Side::Server, &mut [].as_slice()).unwrap();
+    let session = config.crypto.start_session(1, &params);
+    let cid = initial_cid(0);
+    let [client, server] = [Side::Client, Side::Server].map(|side| session.initial_keys(&cid, side).packet);
+    // PING and PADDING, and room for the tag.
+    let mut packet = [vec![0x01], vec![0; 1_000 + client.local.tag_len()]].concat();
+    client.local.encrypt(0, &mut packet, 0);
+    let mut payload = bytes::BytesMut::from(packet.as_slice());
+    server.remote.decrypt(0, &[], &mut payload).unwrap();
+    assert_eq!(payload, [0x01, 0x00].as_slice());
 }
 
 #[tokio::test]

@@ -14,6 +14,7 @@ mod preferred;
 #[cfg(feature = "interop")]
 mod qlog;
 mod received;
+mod session;
 mod socket;
 mod unreachable;
 
@@ -25,4 +26,5 @@ pub use padding::unpadded;
 pub use preferred::Preferred;
 #[cfg(feature = "interop")]
 pub use qlog::qlog;
+pub use session::ServerTls;
 pub use socket::{BindError, Ties, WORKERS_MAX, bind_group, bind_udp, dialling_socket, endpoint, listen, rebind};

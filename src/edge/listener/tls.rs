@@ -8,7 +8,6 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use quinn::crypto::rustls::QuicServerConfig;
 use rustls::ServerConfig;
 use rustls::crypto::CryptoProvider;
 use rustls::server::{
@@ -20,6 +19,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::tickets::SharedTickets;
 use crate::config::TlsCertificate;
+use crate::quic::ServerTls;
 use crate::tls::{TlsError, initial_suite, load_certified_key, provider};
 
 /// Sessions in memory where early data is taken, less than 1 KiB each; the oldest make room.
@@ -183,8 +183,8 @@ pub fn quic_tls(
 ///
 /// # Errors
 /// When the product's cryptography lacks the suite of Initial packets.
-pub fn quic_config(tls: ServerConfig) -> Result<Arc<QuicServerConfig>, TlsError> {
-    let config = QuicServerConfig::with_initial(Arc::new(tls), initial_suite()?);
+pub fn quic_config(tls: ServerConfig) -> Result<Arc<ServerTls>, TlsError> {
+    let config = ServerTls::new(tls, initial_suite()?);
     Ok(Arc::new(config.map_err(|error| rustls::Error::General(error.to_string()))?))
 }
 

@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::quic;
+use socket2::{Domain, Socket, Type};
 
 /// What was seen of the way to one PoP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,9 +33,9 @@ impl Route {
 
 /// The local address from which the system would send to `remote` now; none without a route. Sends nothing.
 pub fn local_towards(remote: SocketAddr) -> Option<IpAddr> {
-    let socket = quic::dialling_socket(remote).ok()?;
-    socket.connect(remote).ok()?;
-    socket.local_addr().ok().map(|address| address.ip())
+    let socket = Socket::new(Domain::for_address(remote), Type::DGRAM, None).ok()?;
+    socket.connect(&remote.into()).ok()?;
+    socket.local_addr().ok()?.as_socket().map(|address| address.ip())
 }
 
 #[cfg(test)]

@@ -128,7 +128,8 @@ pub struct Limits {
     /// Handshakes under way from which on QUIC clients must validate their address (Retry). Default 64.
     pub retry_threshold: usize,
     /// Requests at once per client connection. Default 128: more than the hundred that curl keeps open, which takes another
-    /// connection where it must wait for one to be given back.
+    /// connection where it must wait for one to be given back. An HTTP/3 connection may begin with a hundred and has the rest
+    /// when it has several at once.
     pub streams_max: u32,
     /// Stream resets by a client on one connection, beyond half of its requests, before it is closed
     /// (H3_EXCESSIVE_LOAD, ENHANCE_YOUR_CALM). Default 100.

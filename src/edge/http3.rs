@@ -26,7 +26,7 @@ pub fn tls(_: &EdgeConfig, certificates: Arc<Certificates>, resumption: Resumpti
 #[derive(Clone)]
 pub struct Connections {
     spine: Spine,
-    context: h3::Context,
+    context: Arc<h3::Context>,
 }
 
 impl Connections {
@@ -35,7 +35,7 @@ impl Connections {
     /// # Errors
     /// None.
     pub fn new(_: &EdgeConfig, spine: Spine, context: h3::Context) -> io::Result<Self> {
-        Ok(Self { spine, context })
+        Ok(Self { spine, context: Arc::new(context) })
     }
 
     /// Runs an established connection until its end.

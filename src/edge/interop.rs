@@ -64,7 +64,7 @@ pub fn qlog(config: &EdgeConfig, server: &quinn::ServerConfig) -> Option<Qlog> {
 #[derive(Clone)]
 pub struct Connections {
     serving: Serving,
-    context: h3::Context,
+    context: Arc<h3::Context>,
 }
 
 /// What answers requests.
@@ -86,7 +86,7 @@ impl Connections {
             Some(folder) => Serving::Files(Direct::new(folder)?),
             None => Serving::Spine(Patient { spine, until: clock::now() + START_TIMEOUT }),
         };
-        Ok(Self { serving, context })
+        Ok(Self { serving, context: Arc::new(context) })
     }
 
     /// Runs an established connection until its end.
@@ -99,10 +99,10 @@ impl Connections {
 }
 
 /// By the protocol that the handshake agreed on.
-async fn run<S: Serve>(quinn: Connection, client: Arc<Client>, serve: S, context: h3::Context) {
+async fn run<S: Serve>(quinn: Connection, client: Arc<Client>, serve: S, context: Arc<h3::Context>) {
     let handshake = quinn.handshake_data().and_then(|data| data.downcast::<HandshakeData>().ok());
     match handshake.and_then(|data| data.protocol).as_deref() {
-        Some(hq::ALPN) => hq::connection(quinn, client, serve, context.limits, context.tasks).await,
+        Some(hq::ALPN) => hq::connection(quinn, client, serve, context.limits.clone(), context.tasks.clone()).await,
         _ => h3::connection(quinn, client, serve, context).await,
     }
 }

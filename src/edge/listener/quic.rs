@@ -5,10 +5,11 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quinn::crypto::rustls::{HandshakeData, QuicServerConfig};
+use quinn::crypto::rustls::HandshakeData;
 use quinn::{
     AckFrequencyConfig, Connecting, Connection, ConnectionError, Endpoint, IdleTimeout, Incoming, MtuDiscoveryConfig,
     ServerConfig, TransportConfig, VarInt, ZeroRttAccepted,
@@ -25,6 +26,10 @@ use crate::task::Tasks;
 
 /// HTTP/3 needs 3 (control and two for QPACK); the rest is for streams of unknown types, which clients open as grease.
 const UNI_STREAMS_MAX: u32 = 8;
+/// Streams for requests at once, until a client shows that it wants many (`h3::shared`): what RFC 9114 section 6.1 asks for at
+/// least. quinn keeps a place for each stream that a client may open, in maps whose size is a power of two; with those
+/// of one direction these fit into 128 places, and eight more would take 256, which are 5.4 KB of an idle connection.
+pub(super) const STREAMS_FIRST: u32 = 100;
 /// What one client may send before its first packet was looked at; we look at once.
 const INCOMING_BUFFER_MAX: u64 = 16 << 10;
 /// Packets that a client may receive without acknowledging them at once, where it knows of the extension
@@ -95,7 +100,7 @@ fn transport_config(limits: &Limits) -> TransportConfig {
     transport
         .initial_rtt(INITIAL_RTT)
         .ack_frequency_config(Some(acks))
-        .max_concurrent_bidi_streams(limits.streams_max.into())
+        .max_concurrent_bidi_streams(limits.streams_max.min(STREAMS_FIRST).into())
         .max_concurrent_uni_streams(UNI_STREAMS_MAX.into())
         .stream_receive_window(limits.stream_window.into())
         .receive_window(limits.connection_window.into())
@@ -121,6 +126,7 @@ where
     F: Fn(Connection, Arc<Client>) -> R + Clone + Send + 'static,
     R: Future<Output = ()> + Send + 'static,
 {
+    let listener = Arc::new(listener);
     let connections = listener.tasks.child();
     let bound = endpoint.local_addr().ok();
     let mut draining = false;
@@ -136,8 +142,10 @@ where
                     incoming.refuse();
                 }
                 Some(incoming) => {
-                    if let Some(admitted) = listener.admit(incoming) {
-                        connections.spawn(listener.clone().run(bound, admitted, connection.clone()));
+                    if let Some((incoming, permits)) = listener.admit(incoming) {
+                        // On the heap, whence it goes when it is over.
+                        let handshake = Box::pin(listener.clone().establish(incoming));
+                        connections.spawn(listener.clone().run(bound, handshake, permits, connection.clone()));
                     }
                 }
             },
@@ -154,12 +162,14 @@ where
     Ok(())
 }
 
-/// A connection that was let in: its Initial, its place, its handshake's place.
-type Admitted = (Incoming, Permit, Permit);
+/// A connection's place, and its handshake's.
+type Permits = (Permit, Permit);
+/// A connection, and what tells of the end of its handshake if that is still under way.
+type Established = (Connection, Option<ZeroRttAccepted>);
 
 impl QuicListener {
     /// Validates the address first when handshakes pile up, so that spoofed packets never take a place.
-    fn admit(&self, incoming: Incoming) -> Option<Admitted> {
+    fn admit(&self, incoming: Incoming) -> Option<(Incoming, Permits)> {
         if !incoming.remote_address_validated() && self.admission.wants_retry() {
             self.metrics.retries.inc();
             // An unvalidated client may always be asked.
@@ -167,7 +177,7 @@ impl QuicListener {
             return None;
         }
         match self.admission.admit(incoming.remote_address().ip()) {
-            Ok((connection, handshake)) => Some((incoming, connection, handshake)),
+            Ok(permits) => Some((incoming, permits)),
             Err(refusal) => {
                 self.metrics.refuse(refusal);
                 incoming.refuse();
@@ -176,31 +186,40 @@ impl QuicListener {
         }
     }
 
-    async fn run<F, R>(self, bound: Option<SocketAddr>, (incoming, place, handshake): Admitted, connection: F)
-    where
+    /// A connection from its first packet to its end. Most of them are idle most of the time, so what only the beginning needs is
+    /// in boxes of its own.
+    async fn run<F, H, R>(
+        self: Arc<Self>,
+        bound: Option<SocketAddr>,
+        handshake: Pin<Box<H>>,
+        (place, permit): Permits,
+        connection: F,
+    ) where
         F: Fn(Connection, Arc<Client>) -> R,
+        H: Future<Output = Option<Established>>,
         R: Future<Output = ()>,
     {
-        let (established, early) = match self.early_data {
-            true => self.begin_early(incoming).await.unzip(),
-            false => (self.handshake(incoming).await, None),
-        };
-        let Some(established) = established else { return };
+        let Some((established, early)) = handshake.await else { return };
         let client = Arc::new(client_of(&established, bound));
         let open = self.metrics.open(Protocol::Http3);
         let completed = async {
             if let Some(early) = early {
-                self.complete(&established, early).await;
+                Box::pin(self.complete(&established, early)).await;
             }
-            drop(handshake);
+            drop(permit);
         };
         tokio::join!(completed, connection(established.clone(), client));
         drop((place, open));
     }
 
-    async fn handshake(&self, incoming: Incoming) -> Option<Connection> {
+    async fn establish(self: Arc<Self>, incoming: Incoming) -> Option<Established> {
+        if self.early_data {
+            let (connection, early) = self.begin_early(incoming).await?;
+            return Some((connection, Some(early)));
+        }
         let address = incoming.remote_address();
-        self.in_time(address, async { self.accept(incoming)?.await }).await
+        let connection = self.in_time(address, async { self.accept(incoming)?.await }).await?;
+        Some((connection, None))
     }
 
     /// A connection as soon as the client has said what it wants, with its handshake still under way.

@@ -24,18 +24,18 @@ const DRAIN_MIN: Duration = Duration::from_millis(1);
 ///
 /// Each request stream becomes a task of `context.tasks`. When these drain, the client is told by GOAWAY in its
 /// turn, requests in flight are finished, and the connection is closed with H3_NO_ERROR. Dropping the future closes it at once.
-pub async fn connection<S: Serve>(quinn: quinn::Connection, client: Arc<Client>, serve: S, context: Context) {
-    let tasks = context.tasks.clone();
-    let shared = Arc::new(Shared::new(quinn, client, context));
+///
+/// Its beginning and its end are in boxes, which are there only while they last: an idle connection keeps the rest.
+pub async fn connection<S: Serve>(quinn: quinn::Connection, client: Arc<Client>, serve: S, context: Arc<Context>) {
+    let shared = Arc::new(Shared::new(quinn, client, Arc::clone(&context)));
     shared.context.metrics.connections.inc();
     let _guard = CloseOnDrop(Arc::clone(&shared));
-    let Some(mut control) = open_control(&shared).await else {
+    let Some(mut control) = Box::pin(open_control(&shared)).await else {
         return shared.close(Code::STREAM_CREATION_ERROR, "no credit for a control stream");
     };
-    tasks.spawn(streams::read_all(Arc::clone(&shared)));
+    context.tasks.spawn(streams::read_all(Arc::clone(&shared)));
     let mut next = 0;
-    let parting = shared.context.parting.clone();
-    let mut draining = pin!(parting.due(&tasks));
+    let mut draining = pin!(context.parting.due(&context.tasks));
     loop {
         tokio::select! {
             biased;
@@ -46,7 +46,7 @@ pub async fn connection<S: Serve>(quinn: quinn::Connection, client: Arc<Client>,
             () = &mut draining => break,
         }
     }
-    drain(&shared, &mut control, next, &serve).await;
+    Box::pin(drain(&shared, &mut control, next, &serve)).await;
 }
 
 /// Closes the connection when its task ends for whatever reason.

@@ -39,7 +39,6 @@ use crate::task::Tasks;
 use crate::tunnel::exchange::retention::Budget;
 
 /// What every HTTP/3 connection of a worker shares.
-#[derive(Clone)]
 pub struct Context {
     /// Bounds on the client.
     pub limits: Arc<Limits>,

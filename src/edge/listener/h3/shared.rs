@@ -2,7 +2,7 @@
 //! its unidirectional streams; does no I/O beyond closing the connection.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use tokio::sync::Notify;
 use tracing::debug;
@@ -13,6 +13,10 @@ use super::priority::Updates;
 use super::window::SendWindow;
 use crate::edge::listener::Client;
 
+/// Requests at once that show that a client wants many. Less than what comes in its first packet, if it sends a hundred: it
+/// knows of its streams before the first answer is complete, and does not look for a second connection.
+const MANY: usize = 8;
+
 /// One connection, as its tasks see it.
 pub struct Shared {
     /// The QUIC connection.
@@ -20,7 +24,7 @@ pub struct Shared {
     /// Who is at the other end.
     pub client: Arc<Client>,
     /// Limits, metrics and the owner of tasks.
-    pub context: Context,
+    pub context: Arc<Context>,
     /// Priorities that came in PRIORITY_UPDATE frames.
     pub updates: Updates,
     window: SendWindow,
@@ -29,12 +33,14 @@ pub struct Shared {
     requests: AtomicU64,
     resets: AtomicU64,
     active: AtomicUsize,
+    /// It may open as many streams as the limits say.
+    wide: AtomicBool,
     idle: Notify,
 }
 
 impl Shared {
     /// For a connection without requests yet.
-    pub fn new(quinn: quinn::Connection, client: Arc<Client>, context: Context) -> Self {
+    pub fn new(quinn: quinn::Connection, client: Arc<Client>, context: Arc<Context>) -> Self {
         let streams_max = usize::try_from(context.limits.streams_max).unwrap_or(usize::MAX);
         let window = SendWindow::new(context.limits.send_window, context.send_budget.clone());
         Self {
@@ -47,6 +53,7 @@ impl Shared {
             requests: AtomicU64::new(0),
             resets: AtomicU64::new(0),
             active: AtomicUsize::new(0),
+            wide: AtomicBool::new(false),
             idle: Notify::new(),
         }
     }
@@ -87,7 +94,11 @@ impl Shared {
     pub fn begin(self: &Arc<Self>) -> Active {
         self.requests.fetch_add(1, Ordering::Relaxed);
         self.context.metrics.requests.inc();
-        self.hold()
+        let active = self.hold();
+        if self.active.load(Ordering::Relaxed) >= MANY && !self.wide.swap(true, Ordering::Relaxed) {
+            self.quinn.set_max_concurrent_bi_streams(self.context.limits.streams_max.into());
+        }
+        active
     }
 
     /// Something belonging to a request runs until the guard is dropped.

@@ -169,6 +169,33 @@ async fn many_requests_at_once_are_served() {
 }
 
 #[tokio::test]
+async fn who_has_several_requests_at_once_may_have_as_many_as_the_limits_say() {
+    let most = STREAMS_FIRST as usize + 28;
+    let server = Server::start(Limits { streams_max: most as u32, ..Limits::default() });
+    let quinn = server.connect().await;
+    let mut open = Vec::new();
+    while open.len() < most {
+        let (mut send, receive) = within(quinn.open_bi()).await.unwrap();
+        // The type of a HEADERS frame whose rest never comes.
+        send.write_all(&[1]).await.unwrap();
+        open.push((send, receive));
+    }
+    assert!(quinn.stats().frame_rx.max_streams_bidi > 0);
+}
+
+#[tokio::test]
+async fn who_asks_for_one_thing_after_the_other_is_not_given_more_streams_than_were_used() {
+    let server = Server::start(Limits { streams_max: 2 * STREAMS_FIRST, ..Limits::default() });
+    let quinn = server.connect().await;
+    // The driver closes the connection when it goes.
+    let (_driver, mut requests) = h3::client::new(h3_quinn::Connection::new(quinn.clone())).await.unwrap();
+    for _ in 0..10 {
+        assert_eq!(get(&mut requests, "/").await.1, "hello");
+    }
+    assert_eq!(quinn.stats().frame_rx.max_streams_bidi, 0);
+}
+
+#[tokio::test]
 async fn a_large_download_is_whole() {
     let server = Server::start(Limits::default());
     let mut requests = client(&server).await;

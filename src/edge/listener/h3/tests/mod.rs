@@ -24,6 +24,7 @@ use super::{Context, H3Metrics, connection};
 use crate::config::Limits;
 use crate::edge::listener::alt_svc::AltSvc;
 use crate::edge::listener::parting::Parting;
+use crate::edge::listener::quic::STREAMS_FIRST;
 use crate::edge::listener::{Client, Interim, Protocol, Request, RequestBody, Response, Serve};
 use crate::fault::{Fault, Side, Stage};
 use crate::task::{Shutdown, Tasks};
@@ -229,7 +230,7 @@ impl Server {
         tls.alpn_protocols = vec![b"h3".to_vec()];
         let mut config = quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls).unwrap()));
         let mut transport = quinn::TransportConfig::default();
-        transport.max_concurrent_bidi_streams(limits.streams_max.into());
+        transport.max_concurrent_bidi_streams(limits.streams_max.min(STREAMS_FIRST).into());
         transport.stream_receive_window(limits.stream_window.into());
         config.transport_config(Arc::new(transport));
         let endpoint = quinn::Endpoint::server(config, (Ipv4Addr::LOCALHOST, 0).into()).unwrap();
@@ -238,7 +239,7 @@ impl Server {
         let shutdown = Shutdown::default();
         let tasks = Tasks::new(shutdown.clone());
         let metrics = Arc::new(H3Metrics::register(&mut Registry::default()));
-        let context = Context {
+        let context = Arc::new(Context {
             limits: Arc::new(limits),
             name: "pop-a".into(),
             metrics: Arc::clone(&metrics),
@@ -246,7 +247,7 @@ impl Server {
             tasks: tasks.clone(),
             alt_svc: AltSvc::default(),
             parting: Parting::default(),
-        };
+        });
         let (accepting, app) = (endpoint.clone(), App(Arc::clone(&seen)));
         tasks.clone().spawn(async move {
             while let Some(incoming) = accepting.accept().await {

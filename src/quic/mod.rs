@@ -1,5 +1,5 @@
 //! What the QUIC endpoints of both binaries share: keys that survive a restart, connection IDs that name a worker,
-//! groups of UDP sockets steered by them, and packets without their padding.
+//! groups of UDP sockets steered by them, congestion control, and the TLS sessions of clients.
 //!
 //! Called by the edge's HTTP/3 listener and by both ends of the tunnel. Knows nothing of what runs on a connection.
 
@@ -22,7 +22,6 @@ pub use cid::{CidGenerator, Worker, initial_cid};
 pub use congestion::Congestion;
 pub use copies::Copies;
 pub use keys::{KeysError, QuicKeys};
-pub use padding::unpadded;
 pub use preferred::Preferred;
 #[cfg(feature = "interop")]
 pub use qlog::qlog;

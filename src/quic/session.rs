@@ -1,7 +1,8 @@
-//! TLS of connections that clients open, as quinn wants it. What quinn's own session does, but for one thing: when the handshake
-//! is over and the tickets are written, rustls' connection goes, and with it the ClientHello it keeps, the keys of a record
-//! layer that QUIC does not have, and its state. That is 5 KB of an idle connection. What is left are the secrets of the next
-//! key update.
+//! TLS of connections that clients open, as quinn wants it. What quinn's own session does, but for two things:
+//! - When the handshake is over and the tickets are written, rustls' connection goes, and with it the ClientHello it keeps, the
+//!   keys of a record layer that QUIC does not have, and its state. That is 5 KB of an idle connection. What is left are the secrets
+//!   of the next key update.
+//! - What its keys open comes without [padding](super::padding).
 //!
 //! Made by the edge's listener; called by quinn. Never asks clients for a certificate.
 
@@ -17,9 +18,11 @@ use quinn_proto::transport_parameters::TransportParameters;
 use rustls::AlertDescription;
 use rustls::quic::{KeyChange, Secrets, ServerConnection, Suite, Version};
 
+use super::padding::Unpadded;
+
 /// What the sessions of a listener have in common.
 pub struct ServerTls {
-    /// Initial packets and Retry, which are before any session.
+    /// A connection's first packet and Retry, which are before any session.
     before: QuicServerConfig,
     tls: Arc<rustls::ServerConfig>,
     initial: Suite,
@@ -105,7 +108,7 @@ impl crypto::Session for Session {
 
     fn early_crypto(&self) -> Option<(Box<dyn crypto::HeaderKey>, Box<dyn PacketKey>)> {
         let keys = self.tls.as_ref()?.zero_rtt_keys()?;
-        Some((Box::new(keys.header), Box::new(keys.packet)))
+        Some((Box::new(keys.header), Box::new(Unpadded(keys.packet))))
     }
 
     /// Clients learn that, servers decide it.
@@ -161,7 +164,7 @@ impl crypto::Session for Session {
 
     fn next_1rtt_keys(&mut self) -> Option<KeyPair<Box<dyn PacketKey>>> {
         let keys = self.next.as_mut()?.next_packet_keys();
-        Some(KeyPair { local: Box::new(keys.local), remote: Box::new(keys.remote) })
+        Some(KeyPair { local: Box::new(keys.local), remote: Box::new(Unpadded(keys.remote)) })
     }
 
     /// Clients get Retry packets, servers send them.
@@ -178,7 +181,7 @@ impl crypto::Session for Session {
 fn boxed(keys: rustls::quic::Keys) -> Keys {
     Keys {
         header: KeyPair { local: Box::new(keys.local.header), remote: Box::new(keys.remote.header) },
-        packet: KeyPair { local: Box::new(keys.local.packet), remote: Box::new(keys.remote.packet) },
+        packet: KeyPair { local: Box::new(keys.local.packet), remote: Box::new(Unpadded(keys.remote.packet)) },
     }
 }
 

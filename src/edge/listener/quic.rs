@@ -21,7 +21,7 @@ use super::h3::window;
 use super::metrics::ListenerMetrics;
 use super::{Client, Protocol};
 use crate::config::Limits;
-use crate::quic::{Congestion, QuicKeys, ServerTls, unpadded};
+use crate::quic::{Congestion, QuicKeys, ServerTls};
 use crate::task::Tasks;
 
 /// HTTP/3 needs 3 (control and two for QPACK); the rest is for streams of unknown types, which clients open as grease.
@@ -78,7 +78,7 @@ pub struct SocketLost;
 
 /// The QUIC configuration for clients.
 pub fn server_config(tls: Arc<ServerTls>, keys: &QuicKeys, limits: &Limits) -> ServerConfig {
-    let mut config = ServerConfig::new(unpadded(tls), keys.token_key());
+    let mut config = ServerConfig::new(tls, keys.token_key());
     config
         .transport_config(Arc::new(transport_config(limits)))
         .migration(true)

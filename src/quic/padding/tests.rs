@@ -1,11 +1,16 @@
-//! Two TLS sessions in memory, of which the server's is wrapped: what comes out of each key that packets can be opened with.
+//! Two TLS sessions in memory, of which the server's is ours: what comes out of each key that packets can be opened with.
 
-use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
-use quinn_proto::crypto::ClientConfig;
+use std::sync::Arc;
+
+use quinn::crypto::rustls::QuicClientConfig;
+use quinn::crypto::{ClientConfig, Keys, ServerConfig, Session};
+use quinn::{ConnectionId, Side};
+use quinn_proto::transport_parameters::TransportParameters;
 use rustls::pki_types::PrivateKeyDer;
 
 use super::*;
-use crate::tls::provider;
+use crate::quic::ServerTls;
+use crate::tls::{initial_suite, provider};
 
 const NAME: &str = "a.example";
 const VERSION: u32 = 1;
@@ -35,8 +40,8 @@ fn ends() -> (Arc<QuicClientConfig>, Arc<dyn ServerConfig>) {
         .with_single_cert(vec![made.cert.der().clone()], key)
         .unwrap();
     server.max_early_data_size = u32::MAX;
-    let server = QuicServerConfig::try_from(server).unwrap();
-    (Arc::new(QuicClientConfig::try_from(client).unwrap()), unpadded(Arc::new(server)))
+    let server = ServerTls::new(server, initial_suite().unwrap()).unwrap();
+    (Arc::new(QuicClientConfig::try_from(client).unwrap()), Arc::new(server))
 }
 
 /// What each end's session has: itself, and the keys that it gave out so far.

@@ -43,6 +43,8 @@ pub(super) struct Datagrams {
     state: UdpSocketState,
     /// The last packet found no room, and room has not been seen since.
     full: AtomicBool,
+    /// A packet was longer than the first hop takes.
+    narrow: AtomicBool,
     /// The socket once more, registered for what can be sent, while `full`.
     room: Mutex<Option<Arc<AsyncFd<UdpSocket>>>>,
     pace: Pace,
@@ -61,9 +63,9 @@ impl Datagrams {
         let (tell, copies) = ties.map(|ties| (ties.unreachable, ties.copies)).unzip();
         let errors = tell.and_then(|tell| ErrorQueue::watch(&socket, tell).ok());
         let io = register(socket, Interest::READABLE)?;
-        let (full, room) = (AtomicBool::new(false), Mutex::new(None));
+        let (full, narrow, room) = (AtomicBool::new(false), AtomicBool::new(false), Mutex::new(None));
         let (waiting, received) = (Mutex::default(), Mutex::new(Received::new()));
-        Ok(Arc::new(Self { io, state, full, room, pace: Pace::default(), waiting, received, errors, copies }))
+        Ok(Arc::new(Self { io, state, full, narrow, room, pace: Pace::default(), waiting, received, errors, copies }))
     }
 
     /// The registration that tells when there is room: one for all who wait.
@@ -77,18 +79,35 @@ impl Datagrams {
         Ok(room.insert(registered).clone())
     }
 
-    /// Whether the kernel takes several datagrams at once. Behind the interop runner's simulator it refuses, and what should have
-    /// gone together is gone.
+    /// Whether datagrams that come one by one may leave together. Not where the first hop takes less than what paths are probed with:
+    /// the kernel refuses a batch with such a probe as a whole, and an older one (6.1) says EINVAL, for which quinn-udp ends all
+    /// batches of the socket. Nor behind the interop runner's simulator, where what should have gone together is gone.
     fn joins(&self) -> bool {
-        !cfg!(feature = "interop") && self.state.max_gso_segments() > 1
+        !cfg!(feature = "interop") && self.state.max_gso_segments() > 1 && !self.narrow.load(Ordering::Relaxed)
     }
 
     fn send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
-        let sent = self.state.send(self.io.get_ref().into(), transmit);
+        let lone = transmit.segment_size.is_none_or(|segment| transmit.contents.len() <= segment);
+        let sent = if lone { self.send_lone(transmit) } else { self.state.send(self.io.get_ref().into(), transmit) };
         if sent.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock) {
             self.full.store(true, Ordering::Relaxed);
         }
         sent
+    }
+
+    /// Sends one datagram, a probe of the packet size maybe.
+    fn send_lone(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+        match self.state.try_send(self.io.get_ref().into(), transmit) {
+            Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => {
+                self.narrow.store(true, Ordering::Relaxed);
+                Ok(())
+            }
+            // Once more, in the way that tells of it now and then.
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
+                self.state.send(self.io.get_ref().into(), transmit)
+            }
+            sent => sent,
+        }
     }
 
     /// Sends what waits. Of errors only a full socket is worth another attempt.
@@ -372,6 +391,23 @@ mod tests {
             () = endpoint => panic!("nobody sent to it"),
             () = turns => {}
         }
+    }
+
+    #[tokio::test]
+    async fn where_the_first_hop_takes_less_than_a_probe_no_datagram_waits_for_another() {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let datagrams = Datagrams::new(socket, None).unwrap();
+        let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let (bytes, destination) = (vec![7; 65_508], peer.local_addr().unwrap());
+        let send = |length: usize| {
+            let contents = &bytes[..length];
+            let transmit = Transmit { destination, ecn: None, contents, segment_size: None, src_ip: None };
+            datagrams.try_send(&transmit).unwrap();
+            std::mem::take(&mut datagrams.waiting.lock().batches).iter_mut().any(|batch| !batch.is_empty())
+        };
+        assert_eq!(datagrams.joins(), send(1_452), "it may wait where several can leave together");
+        assert!(!send(65_508), "no UDP datagram is that long");
+        assert!(!datagrams.joins() && !send(1_452));
     }
 
     #[tokio::test]

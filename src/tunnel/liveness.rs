@@ -1,6 +1,6 @@
 //! Whether a link is alive (sans-IO): suspect quickly, convict slowly.
 //!
-//! A side with exchanges in flight sends a heartbeat at each tick, an idle one every 2 s; the acknowledgement of it, or
+//! A side with exchanges in flight, or that had one a moment ago, sends a heartbeat at each tick, an idle one every 2 s; the acknowledgement of it, or
 //! any other packet, is a sign of life. An idle link whose heartbeat is not answered at once ticks like a busy one: the
 //! dialler must notice soon what only the other end is waiting on. Silence makes a link *suspect* (reversible), long silence is a
 //! *verdict*. Lateness of the own clock tick moves all deadlines: then it was this side that stalled.
@@ -17,6 +17,9 @@ use std::time::{Duration, Instant};
 const BUSY: Duration = Duration::from_millis(50);
 /// Between heartbeats of an idle link.
 const IDLE: Duration = Duration::from_secs(2);
+/// A side on which an exchange rode goes on like a busy one for so long: the other end may be sending the next one into the dark,
+/// and only the dialler can take the link to another port.
+const BUSY_FOR: Duration = Duration::from_secs(1);
 /// A tick later than this was this side's own stall.
 const LATE: Duration = Duration::from_millis(20);
 /// Silence that convicts, at least.
@@ -51,6 +54,7 @@ pub struct Liveness {
     /// There was a sign of life since the last tick.
     heard: bool,
     busy_since: Option<Instant>,
+    busy_until: Instant,
     suspected: bool,
     tick_due: Instant,
     /// A heartbeat went out and nothing was heard since.
@@ -73,6 +77,7 @@ impl Liveness {
             received,
             heard: false,
             busy_since: None,
+            busy_until: now,
             suspected: false,
             tick_due: now + IDLE,
             unanswered: false,
@@ -129,17 +134,17 @@ impl Liveness {
 
     /// When [`Self::handle_tick`] is due, the last one having been at `ticked`. `busy`: an exchange waits on the link.
     pub fn due(&self, ticked: Instant, busy: bool) -> Instant {
-        let due = if self.is_urgent(busy) { ticked + BUSY } else { self.heartbeat_due.max(ticked) };
+        let due = if self.is_urgent(busy, ticked) { ticked + BUSY } else { self.heartbeat_due.max(ticked) };
         self.hint_due.map_or(due, |hint| hint.min(due))
     }
 
-    fn is_urgent(&self, busy: bool) -> bool {
-        busy || self.suspected || self.unanswered
+    fn is_urgent(&self, busy: bool, now: Instant) -> bool {
+        busy || now < self.busy_until || self.suspected || self.unanswered
     }
 
     /// Whether to send a heartbeat at this tick.
     pub fn poll_heartbeat(&mut self, now: Instant, busy: bool) -> bool {
-        let due = self.is_urgent(busy) || now >= self.heartbeat_due;
+        let due = self.is_urgent(busy, now) || now >= self.heartbeat_due;
         if due {
             self.unanswered = true;
             self.heartbeat_due = now + IDLE;
@@ -152,7 +157,10 @@ impl Liveness {
     pub fn handle_tick(&mut self, now: Instant, busy: bool, rtt: Duration, rtt_variance: Duration) -> Judgement {
         self.forgive_own_lateness(now);
         let heard = std::mem::take(&mut self.heard);
-        let urgent = self.is_urgent(busy);
+        if busy {
+            self.busy_until = now + BUSY_FOR;
+        }
+        let urgent = self.is_urgent(busy, now);
         self.busy_since = if urgent { self.busy_since.or(Some(now)) } else { None };
         // An idle link's heartbeats are far apart: silence counts from when it became busy.
         let since = self.busy_since.map_or(self.silent_since, |busy_since| busy_since.max(self.silent_since));
@@ -214,6 +222,30 @@ mod tests {
         };
         assert_eq!(dead, Judgement::Dead);
         assert!(at - start > VERDICT_MIN);
+    }
+
+    #[test]
+    fn a_side_that_was_busy_a_moment_ago_notices_silence_as_soon_as_a_busy_one() {
+        let start = crate::clock::now();
+        let mut liveness = Liveness::new(start, 0);
+        let (mut now, mut received) = (start, 0);
+        let mut tick = |liveness: &mut Liveness, busy: bool, heard: bool| {
+            received += u64::from(heard);
+            liveness.handle_received(now, received);
+            let judgement = liveness.handle_tick(now, busy, RTT, RTT / 4);
+            let heartbeat = liveness.poll_heartbeat(now, busy);
+            let wait = liveness.due(now, busy) - now;
+            now += wait;
+            (judgement, heartbeat, wait)
+        };
+        tick(&mut liveness, true, true);
+        assert_eq!(tick(&mut liveness, false, true), (Judgement::Fine, true, BUSY));
+        let silent = std::iter::from_fn(|| Some(tick(&mut liveness, false, false).0));
+        let soon: Vec<_> = silent.take(4).collect();
+        assert!(soon.contains(&Judgement::Suspect), "{soon:?}");
+        // Heard, it is idle again when the moment is over.
+        let idle = (0..40).any(|_| tick(&mut liveness, false, true).2 > BUSY);
+        assert!(idle);
     }
 
     #[test]

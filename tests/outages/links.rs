@@ -108,6 +108,8 @@ async fn what_happens_to_a_link_has_one_name_in_log_metrics_and_status() {
     let request = client.request("GET", "/sse?interval=20&count=100000");
     let mut events = client.stream(request).await.expect("head").into_body();
     in_time("an event", events.frame()).await.expect("a frame").expect("no error");
+    // What the chain was probed with may not be acknowledged yet, and be on the other link.
+    eventually("nothing else rides on a link", async || (cluster.in_flight(0).await == 1).then_some(())).await;
     cut(&cluster).await;
 
     let edge = &cluster.chain.edges[0];

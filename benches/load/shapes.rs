@@ -155,6 +155,7 @@ async fn by_the_clock(connections: Vec<Arc<Connection>>, mut pace: Pace, ask: As
                 tally.failed(&Failure::Overrun);
                 continue;
             }
+            tally.begun(due);
             flying.spawn(async move {
                 let result = connection.fetch(ask, &tally).await;
                 tally.ended(due, clock::now(), result);

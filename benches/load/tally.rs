@@ -1,11 +1,14 @@
 //! What is counted during a measurement, and the report made of it.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+use trunkline::clock;
 
 use super::client::Failure;
 use crate::Outcome;
@@ -22,6 +25,8 @@ pub struct Tally {
     bytes: AtomicU64,
     first_error: Mutex<Option<String>>,
     latency: Mutex<Histogram<u64>>,
+    /// How many requests that were due at a time have no answer yet.
+    waiting: Mutex<BTreeMap<Instant, u64>>,
 }
 
 impl Tally {
@@ -34,6 +39,7 @@ impl Tally {
             bytes: AtomicU64::new(0),
             first_error: Mutex::new(None),
             latency: Mutex::new(Histogram::new_with_bounds(1_000, LATENCY_MAX, 3)?),
+            waiting: Mutex::default(),
         })
     }
 
@@ -49,8 +55,19 @@ impl Tally {
         }
     }
 
+    /// A request that is due at `due` begins, and counts as slow if it never ends: who answers only what is easy must not look fast.
+    pub fn begun(&self, due: Instant) {
+        *self.waiting.lock().entry(due).or_default() += 1;
+    }
+
     /// A request that was due at `due` ended now, at `now`.
     pub fn ended(&self, due: Instant, now: Instant, result: Result<(), Failure>) {
+        if let Entry::Occupied(mut waiting) = self.waiting.lock().entry(due) {
+            *waiting.get_mut() -= 1;
+            if *waiting.get() == 0 {
+                waiting.remove();
+            }
+        }
         match result {
             Ok(()) if self.open.load(Relaxed) => self.answered(now.saturating_duration_since(due)),
             Ok(()) => {}
@@ -70,8 +87,13 @@ impl Tally {
         self.latency.lock().saturating_record(nanoseconds);
     }
 
-    /// The result of a window over which `usage` was consumed.
+    /// The result of a window that ends now, over which `usage` was consumed. What has no answer took at least as long as until now.
     pub fn report(&self, usage: Usage) -> Report {
+        let now = clock::now();
+        for (due, count) in self.waiting.lock().iter() {
+            let nanoseconds = u64::try_from(now.saturating_duration_since(*due).as_nanos()).unwrap_or(LATENCY_MAX);
+            self.latency.lock().saturating_record_n(nanoseconds, *count);
+        }
         Report {
             requests: self.requests.load(Relaxed),
             errors: self.errors.load(Relaxed),
@@ -94,7 +116,7 @@ pub struct Report {
     pub first_error: Option<String>,
     /// Body bytes moved.
     pub bytes: u64,
-    /// From the time a request was due to the last byte of its answer.
+    /// From the time a request was due to the last byte of its answer; of one without an answer, to the end.
     pub latency: Latency,
     /// What the machine spent meanwhile.
     pub usage: Usage,
@@ -132,7 +154,6 @@ impl Latency {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use trunkline::clock;
 
     #[test]
     fn only_what_ends_inside_the_window_counts_but_every_error_does() {
@@ -152,5 +173,22 @@ mod tests {
         assert_eq!((report.requests, report.bytes, report.errors), (1, 100, 1));
         assert_eq!(report.first_error.as_deref(), Some("99 bytes of body instead of 100"));
         assert!((report.latency.p50_us - 2_000.0).abs() < 2.0, "{:?}", report.latency);
+    }
+
+    #[test]
+    fn a_request_without_an_answer_is_as_slow_as_the_measurement_is_long() {
+        let tally = Tally::new().expect("a tally");
+        tally.set_open(true);
+        let due = clock::now() - Duration::from_millis(2);
+        for nth in 0..100 {
+            let due = due + Duration::from_nanos(nth);
+            tally.begun(due);
+            if nth < 98 {
+                tally.ended(due, due + Duration::from_micros(100), Ok(()));
+            }
+        }
+        let report = tally.report(Usage::default());
+        assert_eq!((report.requests, report.errors), (98, 0));
+        assert!(report.latency.p90_us < 101.0 && report.latency.p99_us >= 1_990.0, "{:?}", report.latency);
     }
 }

@@ -1,7 +1,6 @@
 //! What is counted during a measurement, and the report made of it.
 
-use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
@@ -25,8 +24,8 @@ pub struct Tally {
     bytes: AtomicU64,
     first_error: Mutex<Option<String>>,
     latency: Mutex<Histogram<u64>>,
-    /// How many requests that were due at a time have no answer yet.
-    waiting: Mutex<BTreeMap<Instant, u64>>,
+    /// When requests were due that have no answer yet; no two at the same time.
+    waiting: Mutex<BTreeSet<Instant>>,
 }
 
 impl Tally {
@@ -57,17 +56,12 @@ impl Tally {
 
     /// A request that is due at `due` begins, and counts as slow if it never ends: who answers only what is easy must not look fast.
     pub fn begun(&self, due: Instant) {
-        *self.waiting.lock().entry(due).or_default() += 1;
+        self.waiting.lock().insert(due);
     }
 
     /// A request that was due at `due` ended now, at `now`.
     pub fn ended(&self, due: Instant, now: Instant, result: Result<(), Failure>) {
-        if let Entry::Occupied(mut waiting) = self.waiting.lock().entry(due) {
-            *waiting.get_mut() -= 1;
-            if *waiting.get() == 0 {
-                waiting.remove();
-            }
-        }
+        self.waiting.lock().remove(&due);
         match result {
             Ok(()) if self.open.load(Relaxed) => self.answered(now.saturating_duration_since(due)),
             Ok(()) => {}
@@ -83,6 +77,10 @@ impl Tally {
 
     fn answered(&self, latency: Duration) {
         self.requests.fetch_add(1, Relaxed);
+        self.record(latency);
+    }
+
+    fn record(&self, latency: Duration) {
         let nanoseconds = u64::try_from(latency.as_nanos()).unwrap_or(LATENCY_MAX);
         self.latency.lock().saturating_record(nanoseconds);
     }
@@ -90,10 +88,7 @@ impl Tally {
     /// The result of a window that ends now, over which `usage` was consumed. What has no answer took at least as long as until now.
     pub fn report(&self, usage: Usage) -> Report {
         let now = clock::now();
-        for (due, count) in self.waiting.lock().iter() {
-            let nanoseconds = u64::try_from(now.saturating_duration_since(*due).as_nanos()).unwrap_or(LATENCY_MAX);
-            self.latency.lock().saturating_record_n(nanoseconds, *count);
-        }
+        self.waiting.lock().iter().for_each(|due| self.record(now.saturating_duration_since(*due)));
         Report {
             requests: self.requests.load(Relaxed),
             errors: self.errors.load(Relaxed),

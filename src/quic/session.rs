@@ -190,7 +190,7 @@ fn alert(description: AlertDescription, reason: String) -> TransportError {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use quinn_proto::crypto::{ServerConfig as _, Session as _};
     use rustls::quic::ClientConnection;
 
@@ -199,23 +199,29 @@ mod tests {
 
     const V1: u32 = 1;
 
-    fn server() -> (Arc<ServerTls>, rustls::ClientConfig) {
+    /// What both ends of a session for `localhost` begin with.
+    pub(in crate::quic) fn ends() -> (rustls::ServerConfig, rustls::ClientConfig) {
         let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
         let mut roots = rustls::RootCertStore::empty();
         roots.add(made.cert.der().clone()).unwrap();
         let key = made.signing_key.serialize_der().try_into().unwrap();
-        let mut server = rustls::ServerConfig::builder_with_provider(provider())
+        let server = rustls::ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&rustls::version::TLS13])
             .unwrap()
             .with_no_client_auth()
             .with_single_cert(vec![made.cert.der().clone()], key)
             .unwrap();
-        server.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new().unwrap();
-        let mut client = rustls::ClientConfig::builder_with_provider(provider())
+        let client = rustls::ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&rustls::version::TLS13])
             .unwrap()
             .with_root_certificates(roots)
             .with_no_client_auth();
+        (server, client)
+    }
+
+    fn server() -> (Arc<ServerTls>, rustls::ClientConfig) {
+        let (mut server, mut client) = ends();
+        server.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new().unwrap();
         for alpn in [&mut server.alpn_protocols, &mut client.alpn_protocols] {
             alpn.push(b"h3".to_vec());
         }

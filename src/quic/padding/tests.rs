@@ -6,13 +6,12 @@ use quinn::crypto::rustls::QuicClientConfig;
 use quinn::crypto::{ClientConfig, Keys, ServerConfig, Session};
 use quinn::{ConnectionId, Side};
 use quinn_proto::transport_parameters::TransportParameters;
-use rustls::pki_types::PrivateKeyDer;
 
 use super::*;
-use crate::quic::ServerTls;
-use crate::tls::{initial_suite, provider};
+use crate::quic::{ServerTls, session};
+use crate::tls::initial_suite;
 
-const NAME: &str = "a.example";
+const NAME: &str = "localhost";
 const VERSION: u32 = 1;
 const HEADER: &[u8] = b"header";
 
@@ -23,22 +22,8 @@ fn padded() -> Vec<u8> {
 
 /// A client that can resume with early data, and the configuration of a server that lets it.
 fn ends() -> (Arc<QuicClientConfig>, Arc<dyn ServerConfig>) {
-    let made = rcgen::generate_simple_self_signed([NAME.to_owned()]).unwrap();
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(made.cert.der().clone()).unwrap();
-    let mut client = rustls::ClientConfig::builder_with_provider(provider())
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+    let (mut server, mut client) = session::tests::ends();
     client.enable_early_data = true;
-    let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
-    let mut server = rustls::ServerConfig::builder_with_provider(provider())
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![made.cert.der().clone()], key)
-        .unwrap();
     server.max_early_data_size = u32::MAX;
     let server = ServerTls::new(server, initial_suite().unwrap()).unwrap();
     (Arc::new(QuicClientConfig::try_from(client).unwrap()), Arc::new(server))

@@ -22,6 +22,7 @@ use prometheus_client::metrics::counter::Counter;
 use quinn::udp::{EcnCodepoint, Transmit};
 use tokio::time::Sleep;
 
+use super::socket::canonical;
 use crate::clock;
 
 /// Between a datagram and its copy.
@@ -82,16 +83,9 @@ impl Copies {
 
     fn include(&self, peer: SocketAddr, now: Instant) -> bool {
         let mut peers = self.peers.lock();
-        let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-        match peers.get(&peer) {
-            Some(span) if now < span.until => now >= span.from,
-            Some(_) => {
-                peers.remove(&peer);
-                self.any.store(!peers.is_empty(), Ordering::Relaxed);
-                false
-            }
-            None => false,
-        }
+        peers.retain(|_, span| now < span.until);
+        self.any.store(!peers.is_empty(), Ordering::Relaxed);
+        peers.get(&canonical(peer)).is_some_and(|span| now >= span.from)
     }
 }
 

@@ -26,4 +26,6 @@ pub use preferred::Preferred;
 #[cfg(feature = "interop")]
 pub use qlog::qlog;
 pub use session::ServerTls;
-pub use socket::{BindError, Ties, WORKERS_MAX, bind_group, bind_udp, dialling_socket, endpoint, listen, rebind};
+pub use socket::{
+    BindError, Ties, WORKERS_MAX, bind_group, bind_udp, canonical, dialling_socket, endpoint, listen, rebind,
+};

@@ -158,6 +158,11 @@ pub fn dialling_socket(peer: SocketAddr) -> io::Result<UdpSocket> {
     Ok(socket.into())
 }
 
+/// `address` with an IPv4 address as such: a socket for both families has them as IPv6.
+pub fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
 /// What a socket has to do with those who have the connections on it.
 #[derive(Clone)]
 pub struct Ties {

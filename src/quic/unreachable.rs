@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 use socket2::Socket;
 use tokio::io::unix::AsyncFd;
 
+use super::socket::canonical;
 use crate::clock;
 
 /// Hears of each address that is said to be unreachable. Must not block.
@@ -107,7 +108,7 @@ impl ErrorQueue {
                 self.set_deaf(true);
             }
             if let Some(to) = to.as_socket() {
-                (self.tell)(SocketAddr::new(to.ip().to_canonical(), to.port()));
+                (self.tell)(canonical(to));
             }
         }
     }

@@ -30,6 +30,7 @@ use super::resume;
 use super::wire::WireError;
 use crate::clock;
 use crate::observe::event::{Event, What};
+use crate::quic::canonical;
 use crate::task::Tasks;
 
 /// Time for HELLO, and for the preamble of a stream.
@@ -223,8 +224,7 @@ impl Link {
 
     /// The other end's address as it is now, IPv4 as such.
     pub fn remote_address(&self) -> SocketAddr {
-        let address = self.connection.remote_address();
-        SocketAddr::new(address.ip().to_canonical(), address.port())
+        canonical(self.connection.remote_address())
     }
 
     /// Something outside says that the path is broken. It is probed; only silence makes it suspect.

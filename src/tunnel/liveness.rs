@@ -1,9 +1,10 @@
 //! Whether a link is alive (sans-IO): suspect quickly, convict slowly.
 //!
-//! A side with exchanges in flight, or that had one a moment ago, sends a heartbeat at each tick, an idle one every 2 s; the acknowledgement of it, or
-//! any other packet, is a sign of life. An idle link whose heartbeat is not answered at once ticks like a busy one: the
-//! dialler must notice soon what only the other end is waiting on. Silence makes a link *suspect* (reversible), long silence is a
-//! *verdict*. Lateness of the own clock tick moves all deadlines: then it was this side that stalled.
+//! A side with exchanges in flight, or that had one a moment ago, sends a heartbeat at each tick, an idle one every 2 s; the
+//! acknowledgement of it, or any other packet, is a sign of life. An idle link whose heartbeat is not answered at once ticks
+//! like a busy one: the dialler must notice soon what only the other end is waiting on. Silence makes a link *suspect*
+//! (reversible), long silence is a *verdict*. Lateness of the own clock tick moves all deadlines: then it was this side that
+//! stalled.
 //!
 //! A *hint* (ICMP says that the other end cannot be reached) can be forged: it makes the link prove itself within a moment, on
 //! pain of suspicion. Hints that were wrong are heeded ever more rarely.

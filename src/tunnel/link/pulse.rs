@@ -99,10 +99,10 @@ impl Pulse {
 
     /// Has short datagrams sent twice, or not.
     fn double(&mut self, now: Instant, stats: &quinn::ConnectionStats) {
-        let (copies, peer) = (self.link.peer.copies(), self.link.remote_address());
+        let copies = self.link.peer.copies();
         match self.spare.poll(now, stats.udp_tx.bytes, stats.path.rtt, stats.path.cwnd) {
-            Some(Way::Spare) => copies.begin(peer, now),
-            Some(Way::Full) => copies.pause(peer, now),
+            Some(Way::Spare) => copies.begin(self.link.remote_address(), now),
+            Some(Way::Full) => copies.pause(self.link.remote_address(), now),
             Some(Way::Sound) | None => {}
         }
     }

@@ -17,6 +17,7 @@ mod received;
 mod session;
 mod socket;
 mod unreachable;
+mod update;
 
 pub use cid::{CidGenerator, Worker, initial_cid};
 pub use congestion::Congestion;

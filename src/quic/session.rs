@@ -1,7 +1,7 @@
 //! TLS of connections that clients open, as quinn wants it. What quinn's own session does, but for two things:
 //! - When the handshake is over and the tickets are written, rustls' connection goes, and with it the ClientHello it keeps, the
 //!   keys of a record layer that QUIC does not have, and its state. That is 5 KB of an idle connection. What is left are the secrets
-//!   of the next key update.
+//!   of the next key update, whose keys are made [when it comes](super::update).
 //! - What its keys open comes without [padding](super::padding).
 //!
 //! Made by the edge's listener; called by quinn. Never asks clients for a certificate.
@@ -16,9 +16,10 @@ use quinn::{ConnectionId, Side, TransportErrorCode};
 use quinn_proto::TransportError;
 use quinn_proto::transport_parameters::TransportParameters;
 use rustls::AlertDescription;
-use rustls::quic::{KeyChange, Secrets, ServerConnection, Suite, Version};
+use rustls::quic::{KeyChange, ServerConnection, Suite, Version};
 
 use super::padding::Unpadded;
+use super::update::Updates;
 
 /// What the sessions of a listener have in common.
 pub struct ServerTls {
@@ -54,7 +55,7 @@ impl crypto::ServerConfig for ServerTls {
         let version = salt_of(version);
         // An error means a configuration without TLS 1.3; every handshake fails then.
         let tls = ServerConnection::new(self.tls.clone(), version, encoded).ok().map(Box::new);
-        Box::new(Session { tls, hello: None, next: None, initial: self.initial, version })
+        Box::new(Session { tls, hello: None, updates: None, initial: self.initial, version })
     }
 }
 
@@ -72,8 +73,8 @@ struct Session {
     tls: Option<Box<ServerConnection>>,
     /// From the ClientHello on: the server's name and the protocol agreed on.
     hello: Option<(Option<String>, Option<Vec<u8>>)>,
-    /// From the end of the server's flight on: what the next keys are made of.
-    next: Option<Secrets>,
+    /// From the end of the server's flight on.
+    updates: Option<Updates>,
     initial: Suite,
     version: Version,
 }
@@ -149,7 +150,7 @@ impl crypto::Session for Session {
         match tls.write_hs(buf) {
             Some(KeyChange::Handshake { keys }) => Some(boxed(keys)),
             Some(KeyChange::OneRtt { keys, next }) => {
-                self.next = Some(next);
+                self.updates = Some(Updates::new(next));
                 Some(boxed(keys))
             }
             None => {
@@ -163,7 +164,7 @@ impl crypto::Session for Session {
     }
 
     fn next_1rtt_keys(&mut self) -> Option<KeyPair<Box<dyn PacketKey>>> {
-        let keys = self.next.as_mut()?.next_packet_keys();
+        let keys = self.updates.as_mut()?.next();
         Some(KeyPair { local: Box::new(keys.local), remote: Box::new(Unpadded(keys.remote)) })
     }
 
@@ -192,7 +193,7 @@ fn alert(description: AlertDescription, reason: String) -> TransportError {
 #[cfg(test)]
 pub(super) mod tests {
     use quinn_proto::crypto::{ServerConfig as _, Session as _};
-    use rustls::quic::ClientConnection;
+    use rustls::quic::{ClientConnection, Secrets};
 
     use super::*;
     use crate::tls::{initial_suite, provider};
@@ -230,7 +231,7 @@ pub(super) mod tests {
 
     fn session(server: &Arc<ServerTls>) -> Session {
         let tls = ServerConnection::new(server.tls.clone(), Version::V1, Vec::new()).unwrap();
-        Session { tls: Some(Box::new(tls)), hello: None, next: None, initial: server.initial, version: Version::V1 }
+        Session { tls: Some(Box::new(tls)), hello: None, updates: None, initial: server.initial, version: Version::V1 }
     }
 
     /// What the server has to say, as quinn asks for it: a piece for each set of keys, and how many sets came.
@@ -279,13 +280,19 @@ pub(super) mod tests {
         assert!(!client.is_handshaking() && !session.is_handshaking());
         assert!(client.tls13_tickets_received() > 0, "tickets were written first");
         assert!(session.tls.is_none());
-        for number in 0..3 {
-            let (ours, theirs) = (session.next_1rtt_keys().unwrap(), next.next_packet_keys());
+        // quinn holds the next keys while it uses those before them, if it uses them at all.
+        let ours: Vec<_> = (0..4).map(|_| session.next_1rtt_keys().unwrap()).collect();
+        assert!(!session.updates.as_ref().unwrap().are_derived(), "until a packet needs them");
+        let theirs: Vec<_> = (0..4).map(|_| next.next_packet_keys()).collect();
+        for number in [1, 0, 3] {
+            let (ours, theirs) = (&ours[number], &theirs[number]);
+            let number = number as u64;
             let mut packet = *b"HEADpayload-and-a-tag-of-16-bytes";
             ours.local.encrypt(number, &mut packet, 4);
             let (head, sealed) = packet.split_at_mut(4);
             assert_eq!(theirs.remote.decrypt_in_place(number, head, sealed).unwrap(), b"payload-and-a");
         }
+        assert!(session.updates.as_ref().unwrap().are_derived());
     }
 
     #[test]

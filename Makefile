@@ -7,7 +7,9 @@
 # make interop      QUIC and HTTP/3 with stacks that others wrote, and the chain on bad links (root; about 20 minutes)
 # make interop-ci   the part of it that .ci/run has (root; about three minutes). What a machine cannot do is said and
 #                   left out; INTEROP_REQUIRED=1 makes that a failure
-# make bench   the chain under load beside its peers; prints the numbers of README.md
+# make release   target/released/edge and origin, for production: guided by a profile of load (a quarter of an hour; needs
+#                rustup's component llvm-tools)
+# make bench   these under load beside their peers; prints the numbers of README.md
 # make bench-check    our load generator beside h2load on the same chain
 # make bench-readme   puts what the last `make bench` found into README.md and benches/chain.svg
 # make bench-ci   instructions of each stage against benches/stages/baseline.toml (needs valgrind); BASELINE=write moves it
@@ -33,7 +35,7 @@ INTEROP_CI := --clients trunkline,aioquic,curl --servers trunkline,aioquic,nginx
   --cases handshake,longrtt,chacha20,multiplexing,retry,resumption,zerortt,http3,keyupdate,ecn,amplificationlimit,transferloss,transfercorruption,ipv6,v2,rebind-port,rebind-addr \
   --minutes 20 --chain drain-under-transfers,pop-goes-dark,tunnel-dark-for-2s,rebind-while-links-close,gateway-behind-nat,retry-on-tunnel
 
-.PHONY: demo test check sim outages bench bench-check bench-readme bench-ci interop interop-ci interop-programs
+.PHONY: demo test check sim outages release bench bench-check bench-readme bench-ci interop interop-ci interop-programs
 
 demo:
 	$(CARGO) build --bins
@@ -76,11 +78,17 @@ interop-ci:
 	@test "$$INTEROP_REQUIRED" != 1
 endif
 
-bench:
-	$(CARGO) bench --bench chain
+RELEASED := target/released/origin
+$(RELEASED): Cargo.toml Cargo.lock benches/release.sh $(shell find src -name '*.rs')
+	benches/release.sh
 
-bench-check:
-	$(CARGO) bench --bench chain -- check
+release: $(RELEASED)
+
+bench: $(RELEASED)
+	BENCH_PROGRAMS=target/released $(CARGO) bench --bench chain
+
+bench-check: $(RELEASED)
+	BENCH_PROGRAMS=target/released $(CARGO) bench --bench chain -- check
 
 bench-readme:
 	$(CARGO) bench --bench chain -- readme

@@ -9,8 +9,9 @@
 //! `BENCH_SCENARIOS` (names or their beginnings, separated by commas) narrow or widen a run: what is named is measured in
 //! every round; otherwise rare contestants and long scenarios are in the first round alone. `BENCH_MINUTES` (15): no round
 //! begins that would end later. `BENCH_CERTS` names a folder as `edge ca` makes it, instead of fresh certificates.
-//! `BENCH_BASELINE` names a folder with an `edge` and an `origin` of another build: a contestant of its own, beside which a
-//! change shows what it costs or saves.
+//! `BENCH_PROGRAMS` names the folder with the `edge` and the `origin` that are measured (`make bench` measures those of
+//! `make release`; otherwise it is those of this build), `BENCH_BASELINE` another one: a contestant of its own, beside which
+//! a change shows what it costs or saves.
 //!
 //! Linux only. Peers come from Debian sid and PyPI and are unpacked under target/ without root; links with delay and loss
 //! need it.
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
         ["upstream", ip] => upstream::main(ip),
         ["readme"] | ["readme", "--bench"] => report::readme::main(&rounds::folder().join("chain.json")),
         ["check"] | ["check", "--bench"] => rounds::cross_check::main(),
+        ["train"] | ["train", "--bench"] => rounds::training::main(),
         words if words.contains(&"--bench") => rounds::main(),
         // `cargo test --all-targets` starts this binary too; it has nothing to check there.
         _ => {

@@ -108,7 +108,7 @@ impl Contestant {
     /// Where its programs are; fetched on first use, so it needs the machine's own network.
     pub fn programs(self) -> Outcome<PathBuf> {
         match self {
-            Self::Trunkline => Ok(trunkline::built()),
+            Self::Trunkline => Ok(trunkline::measured()),
             Self::Baseline => trunkline::baseline(),
             Self::NginxHttp1 | Self::NginxHttp2 => tools::debian("nginx"),
             Self::CaddyHttp3 | Self::CaddyHttp2 => tools::debian("caddy"),
@@ -122,7 +122,7 @@ impl Contestant {
     pub fn start(self, stage: &Stage) -> Outcome<Chain> {
         let stage = stage.folder(self.name())?;
         match self {
-            Self::Trunkline => trunkline::start(&stage, &trunkline::built()),
+            Self::Trunkline => trunkline::start(&stage, &trunkline::measured()),
             Self::Baseline => trunkline::start(&stage, &trunkline::baseline()?),
             Self::HaproxyReverse => haproxy::start(&stage, haproxy::Tunnel::Reverse, 16 << 10),
             Self::HaproxyReverse64k => haproxy::start(&stage, haproxy::Tunnel::Reverse, 64 << 10),

@@ -9,11 +9,15 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
+use trunkline::clock;
+
 use crate::Outcome;
 use crate::machine::pin;
 
 /// How long a process may take to say that it is ready.
 const READY_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a process may take to end.
+const END_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A running process.
 pub struct Process {
@@ -56,10 +60,19 @@ fn read_lines(stdout: ChildStdout, first: &mpsc::SyncSender<String>) {
 }
 
 impl Drop for Process {
+    /// In order, as far as it does: a program with counters in it writes at its end what it counted.
     fn drop(&mut self) {
-        // It may have ended by itself; then there is nothing to kill.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let asked = clock::now();
+        while let Ok(None) = self.child.try_wait() {
+            if clock::now() - asked < END_TIMEOUT {
+                // Ours drains at the first one and ends at the second one. SAFETY: kill(2) of a child that was not waited for.
+                unsafe { libc::kill(self.child.id() as libc::pid_t, libc::SIGTERM) };
+                thread::sleep(Duration::from_millis(20));
+            } else {
+                let _ = self.child.kill();
+                let _ = self.child.wait();
+            }
+        }
     }
 }
 

@@ -12,9 +12,10 @@ use super::site::Site;
 use super::{Chain, HOST, Stage};
 use crate::Outcome;
 
-/// The folder with the programs of this build.
-pub fn built() -> PathBuf {
-    Path::new(env!("CARGO_BIN_EXE_edge")).with_file_name("")
+/// The folder with the programs to measure: those of this build, unless others are named.
+pub fn measured() -> PathBuf {
+    let built = || Path::new(env!("CARGO_BIN_EXE_edge")).with_file_name("");
+    std::env::var_os("BENCH_PROGRAMS").map_or_else(built, PathBuf::from)
 }
 
 /// The folder with the programs of another build.

@@ -1,13 +1,16 @@
 //! One client connection of either protocol, and how a request on it can fail.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::{Method, Request, StatusCode, Uri};
+use tokio::net::TcpStream;
 
 use super::plan::{Ask, Plan, Protocol};
 use super::tally::Tally;
-use super::{http1, http2, http3, tls};
+use super::tls::{self, Tls};
+use super::{http1, http2, http3};
 use crate::Outcome;
 
 /// Why a request did not end with the right answer.
@@ -42,8 +45,8 @@ pub enum Setup {
     Http3(http3::Setup),
     /// HTTP/2.
     Http2(http2::Setup),
-    /// HTTP/1.1.
-    Http1(Target),
+    /// HTTP/1.1, encrypted or not.
+    Http1(Target, Option<Tls>),
 }
 
 /// Where a connection leads and as whom it asks.
@@ -55,6 +58,18 @@ pub struct Target {
     pub host: Arc<str>,
 }
 
+impl Target {
+    /// Opens a TCP connection.
+    pub async fn connect(&self) -> Result<TcpStream, Failure> {
+        let open = async {
+            let tcp = TcpStream::connect(self.address).await?;
+            tcp.set_nodelay(true)?;
+            Ok(tcp)
+        };
+        open.await.map_err(|error: io::Error| Failure::Connect(error.to_string()))
+    }
+}
+
 impl Setup {
     /// Reads the CA and prepares what every connection of `plan` uses.
     pub fn new(plan: &Plan) -> Outcome<Self> {
@@ -62,8 +77,9 @@ impl Setup {
         let (windows, tls) = (plan.shape.windows(), |alpn| tls::config(&plan.ca, alpn, plan.shape.resumes()));
         Ok(match plan.protocol {
             Protocol::Http3 => Self::Http3(http3::Setup::new(target, tls(b"h3")?, windows)?),
-            Protocol::Http2 => Self::Http2(http2::Setup::new(target, tls(b"h2")?, windows)),
-            Protocol::Http1 => Self::Http1(target),
+            Protocol::Http2 => Self::Http2(http2::Setup::new(target, Tls::new(tls(b"h2")?), windows)),
+            Protocol::Http1 => Self::Http1(target, Some(Tls::new(tls(b"http/1.1")?))),
+            Protocol::Plain => Self::Http1(target, None),
         })
     }
 
@@ -72,7 +88,7 @@ impl Setup {
         Ok(match self {
             Self::Http3(setup) => Connection::Http3(setup.connect().await?),
             Self::Http2(setup) => Connection::Http2(setup.connect().await?),
-            Self::Http1(target) => Connection::Http1(http1::Connection::new(target.clone())),
+            Self::Http1(target, tls) => Connection::Http1(http1::Connection::new(target.clone(), tls.clone())),
         })
     }
 }

@@ -1,4 +1,4 @@
-//! The HTTP/1.1 client, in plain text: for what the upstream alone answers. A connection for each request at once.
+//! The HTTP/1.1 client: over TLS, or in plain text for what the upstream alone answers. A connection for each request at once.
 
 use std::sync::Arc;
 
@@ -6,35 +6,45 @@ use http_body_util::BodyExt;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinSet;
 
 use super::client::{Failure, Target, expect_ok, head};
 use super::filler::Filler;
 use super::plan::Ask;
 use super::tally::Tally;
+use super::tls::Tls;
 
 /// Idle connections to one server, opened as they are needed, with the tasks that drive them.
 pub struct Connection {
     target: Target,
+    tls: Option<Tls>,
     idle: Mutex<Vec<SendRequest<Filler>>>,
     drivers: Mutex<JoinSet<()>>,
 }
 
 impl Connection {
-    /// One without connections yet.
-    pub fn new(target: Target) -> Self {
-        Self { target, idle: Mutex::default(), drivers: Mutex::default() }
+    /// One without connections yet; those that it opens are encrypted if there is `tls`.
+    pub fn new(target: Target, tls: Option<Tls>) -> Self {
+        Self { target, tls, idle: Mutex::default(), drivers: Mutex::default() }
     }
 
     async fn requests(&self) -> Result<SendRequest<Filler>, Failure> {
         if let Some(requests) = self.idle.lock().pop() {
             return Ok(requests);
         }
-        let broken = |error: &dyn std::error::Error| Failure::Connect(error.to_string());
-        let tcp = TcpStream::connect(self.target.address).await.map_err(|e| broken(&e))?;
-        tcp.set_nodelay(true).map_err(|e| broken(&e))?;
-        let (requests, driver) = http1::handshake(TokioIo::new(tcp)).await.map_err(|e| broken(&e))?;
+        match &self.tls {
+            Some(tls) => self.handshake(tls.connect(&self.target).await?).await,
+            None => self.handshake(self.target.connect().await?).await,
+        }
+    }
+
+    async fn handshake<I>(&self, stream: I) -> Result<SendRequest<Filler>, Failure>
+    where
+        I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let handshake = http1::handshake(TokioIo::new(stream)).await;
+        let (requests, driver) = handshake.map_err(|error| Failure::Connect(error.to_string()))?;
         self.drivers.lock().spawn(async move {
             // How the connection ends is seen by the request on it.
             let _ = driver.await;

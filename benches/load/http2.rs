@@ -6,41 +6,36 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use rustls::pki_types::ServerName;
-use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-use tokio_rustls::TlsConnector;
 
 use super::client::{Failure, Target, expect_ok, head};
 use super::filler::Filler;
 use super::plan::{Ask, Windows};
 use super::tally::Tally;
+use super::tls::Tls;
 
 /// What all HTTP/2 connections have in common.
 #[derive(Clone)]
 pub struct Setup {
     target: Target,
-    tls: TlsConnector,
+    tls: Tls,
     windows: Windows,
 }
 
 impl Setup {
     /// Connections to `target` under `tls`.
-    pub fn new(target: Target, tls: rustls::ClientConfig, windows: Windows) -> Self {
-        Self { target, tls: TlsConnector::from(Arc::new(tls)), windows }
+    pub fn new(target: Target, tls: Tls, windows: Windows) -> Self {
+        Self { target, tls, windows }
     }
 
     /// Opens one connection.
     pub async fn connect(&self) -> Result<Connection, Failure> {
-        let broken = |error: &dyn std::error::Error| Failure::Connect(error.to_string());
-        let tcp = TcpStream::connect(self.target.address).await.map_err(|e| broken(&e))?;
-        tcp.set_nodelay(true).map_err(|e| broken(&e))?;
-        let name = ServerName::try_from(self.target.host.to_string()).map_err(|e| broken(&e))?;
-        let tls = self.tls.connect(name, tcp).await.map_err(|e| broken(&e))?;
+        let tls = self.tls.connect(&self.target).await?;
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder.initial_stream_window_size(self.windows.stream);
         builder.initial_connection_window_size(self.windows.connection);
-        let (requests, driver) = builder.handshake(TokioIo::new(tls)).await.map_err(|e| broken(&e))?;
+        let (requests, driver) =
+            builder.handshake(TokioIo::new(tls)).await.map_err(|error| Failure::Connect(error.to_string()))?;
         let mut drivers = JoinSet::new();
         drivers.spawn(async move {
             // How the connection ends is seen by the requests on it.

@@ -37,8 +37,10 @@ pub enum Protocol {
     Http3,
     /// TLS 1.3 over TCP.
     Http2,
-    /// In plain text, as many connections as there are requests at once: at the upstream itself.
+    /// TLS 1.3 over TCP, as many connections as there are requests at once.
     Http1,
+    /// The same in plain text: at the upstream itself.
+    Plain,
 }
 
 /// How requests follow each other.

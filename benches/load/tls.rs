@@ -4,11 +4,33 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rustls::crypto::{CryptoProvider, aws_lc_rs, ring};
-use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
+use super::client::{Failure, Target};
 use crate::Outcome;
+
+/// How connections over TCP are encrypted.
+#[derive(Clone)]
+pub struct Tls(TlsConnector);
+
+impl Tls {
+    /// As `config` says.
+    pub fn new(config: ClientConfig) -> Self {
+        Self(TlsConnector::from(Arc::new(config)))
+    }
+
+    /// Opens a connection to `target` and shakes hands.
+    pub async fn connect(&self, target: &Target) -> Result<TlsStream<TcpStream>, Failure> {
+        let broken = |error: &dyn std::error::Error| Failure::Connect(error.to_string());
+        let name = ServerName::try_from(target.host.to_string()).map_err(|error| broken(&error))?;
+        self.0.connect(name, target.connect().await?).await.map_err(|error| broken(&error))
+    }
+}
 
 /// TLS 1.3 with one cipher suite, so that all contestants use the same. Each handshake is full unless they shall be
 /// `resumed`; then each uses a ticket of an earlier one, where there is one.

@@ -157,7 +157,7 @@ impl<'a> Bench<'a> {
             target: chain.address,
             host: HOST.to_owned(),
             ca: stage.certificates.path("site-ca.pem"),
-            protocol: if direct { Protocol::Http1 } else { scenario.protocol },
+            protocol: if direct { Protocol::Plain } else { scenario.protocol },
             shape: scenario.shape,
             ask: scenario.ask,
             warm_up_ms: (window_ms / 4).min(500),
@@ -174,7 +174,7 @@ impl<'a> Bench<'a> {
 }
 
 fn protocols(contestant: Contestant) -> &'static [Protocol] {
-    if contestant == Contestant::Direct { &[Protocol::Http1] } else { &[Protocol::Http3, Protocol::Http2] }
+    if contestant == Contestant::Direct { &[Protocol::Plain] } else { &[Protocol::Http3, Protocol::Http2] }
 }
 
 /// Starts the upstream where an origin is.

@@ -9,6 +9,7 @@ pub mod cross_check;
 mod link;
 mod options;
 mod scenario;
+pub mod training;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -32,11 +33,7 @@ pub fn main() -> Outcome<()> {
         Ok(()) => "loopback of its own, packets of 1,500 bytes".to_owned(),
         Err(error) => format!("the machine's loopback, large packets ({error})"),
     };
-    // Stays behind when something fails: configurations and logs tell why.
-    let dir = folder().join("run");
-    if dir.exists() {
-        std::fs::remove_dir_all(&dir)?;
-    }
+    let dir = fresh_folder("run")?;
     let mut book = Book::new(&network, options.contestants.iter().map(|c| c.name()).collect(), Options::command());
     left_out.into_iter().for_each(|(name, why)| book.leave_out(name, &why));
     let mut bench = Bench::set_up(&dir, &options, &mut book)?;
@@ -81,6 +78,15 @@ fn rounds(bench: &mut Bench<'_>, options: &Options, book: &mut Book) {
             longest = longest.max(clock::now() - start);
         }
     }
+}
+
+/// An empty place for what chains need. It stays behind when something fails: configurations and logs tell why.
+fn fresh_folder(name: &str) -> Outcome<PathBuf> {
+    let folder = folder().join(name);
+    if folder.exists() {
+        std::fs::remove_dir_all(&folder)?;
+    }
+    Ok(folder)
 }
 
 /// Where results lie: target/bench.

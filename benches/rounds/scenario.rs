@@ -67,8 +67,17 @@ const fn beside(trouble: Trouble) -> Shape {
 impl Scenario {
     /// All scenarios in the order in which a round goes through them.
     pub fn all() -> Vec<Self> {
-        [Self::small(), Self::bulk(), Self::connections(), Self::http2(), Self::beside(), Self::links(), Self::memory()]
-            .concat()
+        [
+            Self::small(),
+            Self::bulk(),
+            Self::connections(),
+            Self::http2(),
+            Self::http1(),
+            Self::beside(),
+            Self::links(),
+            Self::memory(),
+        ]
+        .concat()
     }
 
     const fn http3(name: &'static str, shape: Shape, ask: Ask, figures: Figures) -> Self {
@@ -85,6 +94,10 @@ impl Scenario {
 
     const fn over_tcp(self) -> Self {
         Self { protocol: Protocol::Http2, ..self }
+    }
+
+    const fn over_http1(self) -> Self {
+        Self { protocol: Protocol::Http1, ..self }
     }
 
     const fn on(self, link: Link) -> Self {
@@ -128,6 +141,14 @@ impl Scenario {
             Self::http3("h2-small", SATURATE, SMALL, Figures::Saturated).over_tcp().main(),
             Self::http3("h2-down-100MB", ONE, Ask::Download(LARGE), Figures::Bulk).over_tcp().main(),
             Self::http3("h2-up-100MB", ONE, Ask::Upload(LARGE), Figures::Bulk).over_tcp(),
+        ]
+    }
+
+    /// Clients that speak nothing newer.
+    fn http1() -> Vec<Self> {
+        vec![
+            Self::http3("h1-small", SATURATE, SMALL, Figures::Saturated).over_http1().once(FEW_RIVALS, 1.0),
+            Self::http3("h1-down-100MB", ONE, Ask::Download(LARGE), Figures::Bulk).over_http1().once(FEW_RIVALS, 1.0),
         ]
     }
 

@@ -4,7 +4,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -151,6 +151,17 @@ impl ResponseBody {
             }
             Ok(_) => self.fail(Fault::new(Stage::Tunnel, Side::Gateway, Kind::ProtocolError)),
             Err(fault) => self.fail(fault),
+        }
+    }
+}
+
+impl Drop for ResponseBody {
+    /// Whoever knows a body's length, as HTTP/1.1 does, does not ask for its end: one that is there is taken.
+    fn drop(&mut self) {
+        if let Source::Exchange(reader) = &mut self.source
+            && let Poll::Ready(Ok(Event::End(_))) = reader.poll_next(&mut Context::from_waker(Waker::noop()))
+        {
+            self.finish();
         }
     }
 }

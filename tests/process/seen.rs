@@ -54,3 +54,16 @@ async fn each_request_has_a_line_in_the_access_log_with_its_id() {
         assert!(line.to_string().contains("418"), "{protocol:?}: {line}");
     }
 }
+
+#[tokio::test]
+async fn a_connection_that_asks_hundreds_of_times_is_not_taken_for_one_that_cancels() {
+    let chain = Chain::start().await;
+    for protocol in ALL {
+        let mut client = Client::connect(&chain, protocol).await;
+        // More than `resets_max` and half of them: one cancelled request after the other would end the connection.
+        for _ in 0..300 {
+            assert_eq!(client.get("/bytes/100").await.body.len(), 100, "{protocol:?}");
+        }
+    }
+    assert_eq!(metric(chain.admin(0), "trunkline_listener_resets_total").await, 0.0);
+}

@@ -122,7 +122,7 @@ impl<B: Body<Data = Bytes, Error = Fault> + Unpin> AnswerBody<B> {
     /// The spine's body. `bare`: the message has no content whatever its fields say (RFC 9110 section 6.4.1).
     pub(super) fn spine(body: B, declared: Option<u64>, bare: bool, mut active: Active) -> Self {
         let content = if bare { Content::Bare(body) } else { Content::Spine(body, BodyLength::new(declared)) };
-        if content.is_end() {
+        if content.is_whole() {
             active.complete();
         }
         Self { content, active: Some(active), phase: Phase::current() }
@@ -141,6 +141,16 @@ impl<B: Body<Data = Bytes, Error = Fault> + Unpin> Content<B> {
             Self::Own(text) => text.is_empty(),
             Self::Spine(body, length) => body.is_end_stream() && length.finish().is_ok(),
             Self::Bare(body) => body.is_end_stream(),
+        }
+    }
+
+    /// Whether the client has been given all there is: hyper asks HTTP/1.1 answers for no more than their length, and those
+    /// without content for nothing.
+    fn is_whole(&self) -> bool {
+        match self {
+            Self::Spine(_, length) if length.left() == Some(0) => true,
+            Self::Bare(_) => true,
+            _ => self.is_end(),
         }
     }
 
@@ -189,7 +199,7 @@ impl<B: Body<Data = Bytes, Error = Fault> + Unpin> Body for AnswerBody<B> {
         if let Poll::Ready(item) = &polled {
             // After an error, too, it is not the client who cuts. hyper asks for nothing after trailers.
             let goes_on = matches!(item, Some(Ok(frame)) if frame.is_data());
-            if !goes_on || this.content.is_end() {
+            if !goes_on || this.content.is_whole() {
                 this.complete();
             }
         }

@@ -1,4 +1,4 @@
-//! One client connection of either protocol, and how a request on it can fail.
+//! One client connection of any protocol, and how a request on it can fail.
 
 use std::io;
 use std::net::SocketAddr;

@@ -25,7 +25,7 @@ pub fn main() -> Outcome<()> {
     let mut options = Options::read()?;
     options.contestants = vec![Contestant::Trunkline];
     isolate()?;
-    let dir = super::folder().join("check");
+    let dir = super::fresh_folder("check")?;
     let mut book = Book::new("", vec![Contestant::Trunkline.name()], String::new());
     let bench = Bench::set_up(&dir, &options, &mut book)?;
     let scenario = Scenario::all().into_iter().find(|one| one.name == "h2-small").ok_or("no scenario for HTTP/2")?;

@@ -92,12 +92,8 @@ impl Scenario {
         Self { part: Part::Once(among), length, ..self }
     }
 
-    const fn over_tcp(self) -> Self {
-        Self { protocol: Protocol::Http2, ..self }
-    }
-
-    const fn over_http1(self) -> Self {
-        Self { protocol: Protocol::Http1, ..self }
+    const fn over(self, protocol: Protocol) -> Self {
+        Self { protocol, ..self }
     }
 
     const fn on(self, link: Link) -> Self {
@@ -138,17 +134,19 @@ impl Scenario {
     /// Line H.
     fn http2() -> Vec<Self> {
         vec![
-            Self::http3("h2-small", SATURATE, SMALL, Figures::Saturated).over_tcp().main(),
-            Self::http3("h2-down-100MB", ONE, Ask::Download(LARGE), Figures::Bulk).over_tcp().main(),
-            Self::http3("h2-up-100MB", ONE, Ask::Upload(LARGE), Figures::Bulk).over_tcp(),
+            Self::http3("h2-small", SATURATE, SMALL, Figures::Saturated).over(Protocol::Http2).main(),
+            Self::http3("h2-down-100MB", ONE, Ask::Download(LARGE), Figures::Bulk).over(Protocol::Http2).main(),
+            Self::http3("h2-up-100MB", ONE, Ask::Upload(LARGE), Figures::Bulk).over(Protocol::Http2),
         ]
     }
 
     /// Clients that speak nothing newer.
     fn http1() -> Vec<Self> {
         vec![
-            Self::http3("h1-small", SATURATE, SMALL, Figures::Saturated).over_http1().once(FEW_RIVALS, 1.0),
-            Self::http3("h1-down-100MB", ONE, Ask::Download(LARGE), Figures::Bulk).over_http1().once(FEW_RIVALS, 1.0),
+            Self::http3("h1-small", SATURATE, SMALL, Figures::Saturated).over(Protocol::Http1).once(FEW_RIVALS, 1.0),
+            Self::http3("h1-down-100MB", ONE, Ask::Download(LARGE), Figures::Bulk)
+                .over(Protocol::Http1)
+                .once(FEW_RIVALS, 1.0),
         ]
     }
 
@@ -178,7 +176,7 @@ impl Scenario {
         ];
         let line = |name, link| Self::http3(name, Shape::Once, Ask::Download(LARGE), Figures::Transfer).on(link);
         let both = names.into_iter().flat_map(|(http3, http2, link)| {
-            [line(http3, link).once(ON_LINKS, 5.0), line(http2, link).over_tcp().once(OVER_TCP, 5.0)]
+            [line(http3, link).once(ON_LINKS, 5.0), line(http2, link).over(Protocol::Http2).once(OVER_TCP, 5.0)]
         });
         both.collect()
     }

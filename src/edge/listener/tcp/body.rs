@@ -148,7 +148,7 @@ impl<B: Body<Data = Bytes, Error = Fault> + Unpin> Content<B> {
     /// without content for nothing.
     fn is_whole(&self) -> bool {
         match self {
-            Self::Spine(_, length) if length.left() == Some(0) => true,
+            Self::Spine(_, length) if length.is_complete() => true,
             Self::Bare(_) => true,
             _ => self.is_end(),
         }

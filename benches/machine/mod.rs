@@ -8,5 +8,5 @@ mod network;
 mod usage;
 
 pub use cores::{Cores, pin};
-pub use network::{isolate, ready_loopback};
+pub use network::{isolate, ready_loopback, tcp_control};
 pub use usage::{Meter, Usage};

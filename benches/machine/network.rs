@@ -1,7 +1,8 @@
-//! A network of the bench's own: loopback with the packet size of real links.
+//! A network of the bench's own: loopback with the packet size and the congestion control of real links.
 //!
 //! On the machine's loopback packets may be 64 KiB large, and some servers probe for that and send them: figures nobody
-//! meets elsewhere. In a network namespace of its own the bench sets 1,500 bytes, and disturbs nobody's ports.
+//! meets elsewhere. In a network namespace of its own the bench sets 1,500 bytes, and disturbs nobody's ports. A machine may
+//! have BBR for TCP, whose pacing interrupts whoever is on the processor; servers come with CUBIC.
 
 use std::fs;
 use std::io;
@@ -10,9 +11,11 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 /// Packet size of Ethernet, bytes.
 const MTU: i32 = 1_500;
+/// What new TCP connections of the network have.
+const CONTROL: &str = "/proc/sys/net/ipv4/tcp_congestion_control";
 
-/// Moves this process into a new network namespace whose loopback has an MTU of 1,500. Must run before any thread
-/// starts. Fails where user namespaces are forbidden; the process is then where it was.
+/// Moves this process into a new network namespace whose loopback has an MTU of 1,500, with CUBIC for TCP if the machine has it
+/// for everyone. Must run before any thread starts. Fails where user namespaces are forbidden; the process is then where it was.
 pub fn isolate() -> io::Result<()> {
     // SAFETY: plain system calls without pointers.
     let (user, group, root) = unsafe { (libc::getuid(), libc::getgid(), libc::unshare(libc::CLONE_NEWNET) == 0) };
@@ -26,7 +29,14 @@ pub fn isolate() -> io::Result<()> {
         fs::write("/proc/self/uid_map", format!("{user} {user} 1"))?;
         fs::write("/proc/self/gid_map", format!("{group} {group} 1"))?;
     }
+    // What it is in the end the report says.
+    let _ = fs::write(CONTROL, "cubic");
     ready_loopback()
+}
+
+/// The congestion control of TCP.
+pub fn tcp_control() -> String {
+    fs::read_to_string(CONTROL).map_or_else(|error| error.to_string(), |name| name.trim().to_owned())
 }
 
 /// Gives the loopback of this thread's namespace an MTU of 1,500 and raises it (netdevice(7)).

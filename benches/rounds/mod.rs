@@ -18,7 +18,7 @@ use trunkline::clock;
 
 use crate::Outcome;
 use crate::chains::Contestant;
-use crate::machine::isolate;
+use crate::machine::{isolate, tcp_control};
 use crate::net::namespace;
 use crate::report::Book;
 use bench::Bench;
@@ -34,6 +34,7 @@ pub fn main() -> Outcome<()> {
         Err(error) => format!("the machine's loopback, large packets ({error})"),
     };
     let dir = fresh_folder("run")?;
+    let network = format!("{network}, TCP with {}", tcp_control());
     let mut book = Book::new(&network, options.contestants.iter().map(|c| c.name()).collect(), Options::command());
     left_out.into_iter().for_each(|(name, why)| book.leave_out(name, &why));
     let mut bench = Bench::set_up(&dir, &options, &mut book)?;

@@ -1,4 +1,5 @@
-//! Connections: one socket, TLS by the case, a trace of each. The socket and endpoint are those that the origin dials with.
+//! Connections: one socket, TLS by the case, a trace of each. The socket is that which the origin dials with,
+//! the endpoint quinn's own, as the h3 crate needs it.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -37,7 +38,9 @@ impl Dialler {
         let port = url.port_u16().unwrap_or(contract.port);
         let peer = tokio::net::lookup_host((host.as_str(), port)).await?.next();
         let peer = peer.ok_or_else(|| format!("{host} has no address"))?;
-        let endpoint = quic::endpoint(quinn::EndpointConfig::default(), None, quic::dialling_socket(peer)?, None)?;
+        let socket = quic::abstract_socket(quic::dialling_socket(peer)?)?;
+        let (config, runtime) = (quinn::EndpointConfig::default(), Arc::new(quinn::TokioRuntime));
+        let endpoint = Endpoint::new_with_abstract_socket(config, None, socket, runtime)?;
         Ok(Self { endpoint, tls: Tls::new(contract)?, host, peer, qlog: contract.qlog.clone() })
     }
 
@@ -82,7 +85,8 @@ impl Dialler {
 
     /// Goes on from another port, with another connection ID (RFC 9000 section 9). True when it is done.
     pub fn migrate(&self) -> bool {
-        let moved = quic::dialling_socket(self.peer).and_then(|socket| quic::rebind(&self.endpoint, socket, None));
+        let moved = quic::dialling_socket(self.peer).and_then(quic::abstract_socket);
+        let moved = moved.and_then(|socket| self.endpoint.rebind_abstract(socket));
         moved.inspect_err(|error| tracing::error!(%error, "cannot migrate")).is_ok()
     }
 

@@ -1,10 +1,9 @@
 //! Takes links from origins on the tunnel port. Called once per worker; owns the links' tasks.
 
-use std::future::IntoFuture;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quinn::{Connection, Endpoint, Incoming};
+use crate::quic::{Connection, Endpoint, Incoming};
 
 use super::crowd::{Crowd, LINKS_MAX};
 use super::dispatch::tunnels::{EdgeOwner, Tunnels};
@@ -51,7 +50,7 @@ pub async fn accept_links(endpoint: Endpoint, acceptor: Acceptor) {
             incoming.refuse();
         } else if under_way >= RETRY_THRESHOLD && !incoming.remote_address_validated() {
             // An unvalidated dialler may always be asked.
-            let _ = incoming.retry();
+            incoming.retry();
         } else {
             let acceptor = acceptor.clone();
             handshakes.spawn(async move { acceptor.accept(incoming).await });
@@ -62,7 +61,7 @@ pub async fn accept_links(endpoint: Endpoint, acceptor: Acceptor) {
 impl Acceptor {
     async fn accept(self, incoming: Incoming) {
         let address = incoming.remote_address();
-        let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, incoming.into_future());
+        let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, async { incoming.accept()?.await });
         let outcome = match handshake.await {
             Ok(Ok(connection)) => self.clone().establish(connection).await,
             Ok(Err(error)) => Err(error.into()),

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::io;
 use std::sync::Arc;
 
-use quinn::Connection;
+use crate::quic::Connection;
 use rustls::ServerConfig;
 
 use super::listener::tls::{Certificates, Resumption, quic_tls};

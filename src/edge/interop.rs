@@ -7,10 +7,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::quic::Connection;
 use http::StatusCode;
 use http_body_util::BodyExt;
 use http_body_util::combinators::MapErr;
-use quinn::Connection;
 use quinn::crypto::rustls::HandshakeData;
 use rustls::crypto::CryptoProvider;
 use rustls::{CipherSuite, KeyLogFile, ServerConfig};

@@ -1,17 +1,11 @@
-//! One UDP socket as quinn sees it. Made by [`endpoint`](super::endpoint) and [`rebind`](super::rebind); owns the socket
-//! and what was read from it and not handed on yet; knows nothing of QUIC.
+//! One UDP socket as an endpoint sees it. Made by [`endpoint`](super::endpoint) and [`rebind`](super::rebind); owns the socket;
+//! knows nothing of QUIC.
 //!
-//! It differs from quinn's own in six ways, each for a reason:
-//! - *Packets share memory by fours.* The kernel hands over up to 64 packets of a peer in one buffer (GRO), and quinn
-//!   keeps such a buffer while one packet of it is unread: a stalled stream pinned the memory of all its neighbours'
-//!   packets. Memory of its own for each costs bulk 10 %, for each four next to nothing.
-//! - *It outlives receive errors.* quinn ends the whole endpoint, with every connection on it, at the first one; but what
-//!   Linux reports there (ENOMEM, ENETDOWN, an ICMP error) is about a moment or one peer.
+//! It differs from quinn's own in four ways, each for a reason:
+//! - *It outlives receive errors.* What Linux reports there (ENOMEM, ENETDOWN, an ICMP error) is about a moment or one peer.
 //! - *A socket that gave one packet is empty*: it is not read once more to be told so. One that gave many is: more came
 //!   meanwhile, and a turn of the event loop for each few packets costs bulk 15 %.
-//! - *What a connection sends in full batches leaves in larger ones* ([`super::batch`]), at the latest when everything that
-//!   was due in this turn of the event loop has been done.
-//! - *Short ones to peers whose way loses some leave twice* ([`super::copies`]).
+//! - *Short packets to peers whose way loses some leave twice* ([`super::copies`]).
 //! - *That packets can be sent is asked only after one could not.* The kernel tells it after every packet that left, and
 //!   each time the process wakes up for nothing.
 
@@ -21,7 +15,7 @@ use std::io::{self, IoSliceMut};
 use std::net::{SocketAddr, UdpSocket};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::task::{Context, Poll, Waker, ready};
 
 use parking_lot::Mutex;
@@ -30,11 +24,12 @@ use quinn::{AsyncUdpSocket, UdpPoller};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::batch::{Batch, Batches, Offer, Pace};
 use super::copies::{Copies, Queue};
-use super::received::{Fill, RUN, Received};
 use super::socket::Ties;
 use super::unreachable::ErrorQueue;
+
+/// Receive errors in a row after which the socket counts as broken.
+const RECEIVE_ERRORS_MAX: u32 = 64;
 
 /// See the module.
 pub(super) struct Datagrams {
@@ -43,13 +38,11 @@ pub(super) struct Datagrams {
     state: UdpSocketState,
     /// The last packet found no room, and room has not been seen since.
     full: AtomicBool,
-    /// A packet was longer than the first hop takes.
-    narrow: AtomicBool,
     /// The socket once more, registered for what can be sent, while `full`.
     room: Mutex<Option<Arc<AsyncFd<UdpSocket>>>>,
-    pace: Pace,
     waiting: Mutex<Waiting>,
-    received: Mutex<Received>,
+    /// Receive errors in a row.
+    failures: AtomicU32,
     errors: Option<ErrorQueue>,
     copies: Option<Arc<Copies>>,
 }
@@ -63,9 +56,8 @@ impl Datagrams {
         let (tell, copies) = ties.map(|ties| (ties.unreachable, ties.copies)).unzip();
         let errors = tell.and_then(|tell| ErrorQueue::watch(&socket, tell).ok());
         let io = register(socket, Interest::READABLE)?;
-        let (full, narrow, room) = (AtomicBool::new(false), AtomicBool::new(false), Mutex::new(None));
-        let (waiting, received) = (Mutex::default(), Mutex::new(Received::new()));
-        Ok(Arc::new(Self { io, state, full, narrow, room, pace: Pace::default(), waiting, received, errors, copies }))
+        let (full, room, waiting) = (AtomicBool::new(false), Mutex::new(None), Mutex::default());
+        Ok(Arc::new(Self { io, state, full, room, waiting, failures: AtomicU32::new(0), errors, copies }))
     }
 
     /// The registration that tells when there is room: one for all who wait.
@@ -77,13 +69,6 @@ impl Datagrams {
         // A descriptor of its own: an epoll takes each only once.
         let registered = Arc::new(register(self.io.get_ref().try_clone()?, Interest::WRITABLE)?);
         Ok(room.insert(registered).clone())
-    }
-
-    /// Whether datagrams that come one by one may leave together. Not where the first hop takes less than what paths are probed with:
-    /// the kernel refuses a batch with such a probe as a whole, and an older one (6.1) says EINVAL, for which quinn-udp ends all
-    /// batches of the socket. Nor behind the interop runner's simulator, where what should have gone together is gone.
-    fn joins(&self) -> bool {
-        !cfg!(feature = "interop") && self.state.max_gso_segments() > 1 && !self.narrow.load(Ordering::Relaxed)
     }
 
     fn send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
@@ -98,10 +83,8 @@ impl Datagrams {
     /// Sends one datagram, a probe of the packet size maybe.
     fn send_lone(&self, transmit: &Transmit<'_>) -> io::Result<()> {
         match self.state.try_send(self.io.get_ref().into(), transmit) {
-            Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => {
-                self.narrow.store(true, Ordering::Relaxed);
-                Ok(())
-            }
+            // The first hop takes less than the path is probed with.
+            Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => Ok(()),
             // Once more, in the way that tells of it now and then.
             Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
                 self.state.send(self.io.get_ref().into(), transmit)
@@ -110,64 +93,20 @@ impl Datagrams {
         }
     }
 
-    /// Sends what waits. Of errors only a full socket is worth another attempt.
-    fn flush(&self, batch: &mut Batch) -> io::Result<()> {
-        if let Some(transmit) = batch.transmit() {
-            match self.send(&transmit) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(error),
-                Ok(()) | Err(_) => batch.clear(),
-            }
-        }
-        Ok(())
-    }
-
-    /// Sends what waits, but for what grew since the last turn.
-    fn poll_flush(&self, cx: &mut Context<'_>) {
-        let Waiting { batches, copies, endpoint } = &mut *self.waiting.lock();
+    /// Sends the copies that are due.
+    fn poll_copies(&self, cx: &mut Context<'_>) {
+        let Waiting { copies, endpoint } = &mut *self.waiting.lock();
         if endpoint.as_ref().is_none_or(|known| !known.will_wake(cx.waker())) {
             *endpoint = Some(cx.waker().clone());
         }
         // One that finds no room is left out.
         copies.poll(cx, |copy| drop(self.send(copy)));
-        for batch in batches.iter_mut() {
-            if batch.has_grown() {
-                cx.waker().wake_by_ref();
-                continue;
-            }
-            while self.flush(batch).is_err() {
-                let Ok(room) = self.room() else { return batch.clear() };
-                if room.poll_write_ready(cx).is_pending() {
-                    return;
-                }
-                self.handle_room();
-            }
-        }
-    }
-
-    /// Sends it, or lets it wait for what follows, if more is likely to.
-    fn offer(&self, transmit: &Transmit<'_>, more: bool) -> io::Result<()> {
-        let Waiting { batches, endpoint, .. } = &mut *self.waiting.lock();
-        while let Some(batch) = batches.find(transmit, more) {
-            match batch.offer(transmit, more) {
-                Offer::Waits => endpoint.iter().for_each(Waker::wake_by_ref),
-                // It took them: should there be no room, they are sent later.
-                Offer::Complete if self.flush(batch).is_err() => endpoint.iter().for_each(Waker::wake_by_ref),
-                Offer::Complete => {}
-                Offer::Apart if batch.is_empty() => break,
-                Offer::Apart => {
-                    self.flush(batch)?;
-                    continue;
-                }
-            }
-            return Ok(());
-        }
-        self.send(transmit)
     }
 
     /// It left.
     fn copy(&self, transmit: &Transmit<'_>) {
         let Some(peers) = self.copies.as_ref().filter(|peers| peers.any()) else { return };
-        let Waiting { copies, endpoint, .. } = &mut *self.waiting.lock();
+        let Waiting { copies, endpoint } = &mut *self.waiting.lock();
         if copies.handle_transmit(transmit, peers) {
             endpoint.iter().for_each(Waker::wake_by_ref);
         }
@@ -197,8 +136,7 @@ impl AsyncUdpSocket for Datagrams {
     }
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
-        let more = self.pace.handle_transmit(transmit, self.joins());
-        self.offer(transmit, more)?;
+        self.send(transmit)?;
         self.copy(transmit);
         Ok(())
     }
@@ -212,19 +150,24 @@ impl AsyncUdpSocket for Datagrams {
         if let Some(errors) = &self.errors {
             errors.poll(cx);
         }
-        self.poll_flush(cx);
-        let mut received = self.received.lock();
+        if self.copies.is_some() {
+            self.poll_copies(cx);
+        }
         loop {
-            let handed = received.hand_on(bufs, metas);
-            if handed > 0 {
-                return Poll::Ready(Ok(handed));
-            }
             let mut readable = ready!(self.io.poll_read_ready(cx))?;
-            match received.fill(|slots, metas| self.state.recv(self.io.get_ref().into(), slots, metas)) {
-                Ok(Fill::Many) => {}
-                Ok(Fill::One) => readable.clear_ready(),
+            match self.state.recv(self.io.get_ref().into(), bufs, metas) {
+                Ok(count) => {
+                    self.failures.store(0, Ordering::Relaxed);
+                    let alone = count <= 1 && metas.first().is_none_or(|meta| meta.len <= meta.stride);
+                    if alone && count < bufs.len() {
+                        readable.clear_ready();
+                    }
+                    return Poll::Ready(Ok(count));
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => readable.clear_ready(),
-                Err(error) if received.is_broken() => return Poll::Ready(Err(error)),
+                Err(error) if self.failures.fetch_add(1, Ordering::Relaxed) >= RECEIVE_ERRORS_MAX => {
+                    return Poll::Ready(Err(error));
+                }
                 Err(error) => {
                     tracing::warn!(%error, "UDP receive failed, going on");
                     cx.waker().wake_by_ref();
@@ -239,12 +182,11 @@ impl AsyncUdpSocket for Datagrams {
     }
 
     fn max_transmit_segments(&self) -> usize {
-        self.pace.segments(self.state.max_gso_segments())
+        self.state.max_gso_segments()
     }
 
-    /// What quinn multiplies its receive buffer by.
     fn max_receive_segments(&self) -> usize {
-        RUN
+        self.state.gro_segments()
     }
 
     fn may_fragment(&self) -> bool {
@@ -252,22 +194,12 @@ impl AsyncUdpSocket for Datagrams {
     }
 }
 
-/// Datagrams that leave with those that are likely to follow, and copies of some that left.
+/// Copies of some datagrams that left.
 #[derive(Default)]
 struct Waiting {
-    batches: Batches,
     copies: Queue,
-    /// The endpoint's task: it is there in every turn of the event loop in which one of its connections was.
+    /// The endpoint's task.
     endpoint: Option<Waker>,
-}
-
-impl Drop for Datagrams {
-    fn drop(&mut self) {
-        let mut waiting = std::mem::take(&mut *self.waiting.lock());
-        for batch in waiting.batches.iter_mut() {
-            let _ = self.flush(batch);
-        }
-    }
 }
 
 /// Waits until the socket takes packets again; each connection has one.
@@ -350,64 +282,6 @@ mod tests {
             wait().await;
             assert!(!datagrams.full.load(Ordering::Relaxed) && datagrams.room.lock().is_none());
         }
-    }
-
-    #[tokio::test]
-    async fn what_waits_for_more_leaves_when_none_comes_and_before_anything_else() {
-        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let datagrams = Datagrams::new(socket, None).unwrap();
-        let peer = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        let (full, destination) = ([7; 1_000], peer.local_addr().unwrap());
-        let send = |contents: &[u8], segment_size| {
-            datagrams.try_send(&Transmit { destination, ecn: None, contents, segment_size, src_ip: None }).unwrap();
-        };
-        let arrive = async |lengths: Vec<usize>| {
-            for length in lengths {
-                let mut memory = [0; 2_000];
-                let received = tokio::time::timeout(std::time::Duration::from_secs(20), peer.recv(&mut memory)).await;
-                assert_eq!(received.unwrap().unwrap(), length);
-            }
-        };
-        let endpoint = {
-            let datagrams = datagrams.clone();
-            std::future::poll_fn(move |cx| {
-                let (mut memory, mut meta) = ([0; 16], [RecvMeta::default()]);
-                datagrams.poll_recv(cx, &mut [IoSliceMut::new(&mut memory)], &mut meta).map(drop)
-            })
-        };
-        let turns = async {
-            tokio::task::yield_now().await;
-            send(&full, Some(100));
-            send(&full, Some(100));
-            assert!(datagrams.waiting.lock().batches.iter_mut().any(|batch| !batch.is_empty()));
-            arrive(vec![100; 20]).await;
-            send(&full, Some(100));
-            send(&[1; 30], None);
-            send(&[1; 40], None);
-            arrive([vec![100; 10], vec![30, 40]].concat()).await;
-        };
-        tokio::select! {
-            biased;
-            () = endpoint => panic!("nobody sent to it"),
-            () = turns => {}
-        }
-    }
-
-    #[tokio::test]
-    async fn where_the_first_hop_takes_less_than_a_probe_no_datagram_waits_for_another() {
-        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let datagrams = Datagrams::new(socket, None).unwrap();
-        let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let (bytes, destination) = (vec![7; 65_508], peer.local_addr().unwrap());
-        let send = |length: usize| {
-            let contents = &bytes[..length];
-            let transmit = Transmit { destination, ecn: None, contents, segment_size: None, src_ip: None };
-            datagrams.try_send(&transmit).unwrap();
-            std::mem::take(&mut datagrams.waiting.lock().batches).iter_mut().any(|batch| !batch.is_empty())
-        };
-        assert_eq!(datagrams.joins(), send(1_452), "it may wait where several can leave together");
-        assert!(!send(65_508), "no UDP datagram is that long");
-        assert!(!datagrams.joins() && !send(1_452));
     }
 
     #[tokio::test]

@@ -3,7 +3,6 @@
 //!
 //! Called by the edge's HTTP/3 listener and by both ends of the tunnel. Knows nothing of what runs on a connection.
 
-mod batch;
 mod cid;
 mod congestion;
 mod copies;
@@ -13,9 +12,9 @@ mod padding;
 mod preferred;
 #[cfg(feature = "interop")]
 mod qlog;
-mod received;
 mod session;
 mod socket;
+mod transport;
 mod unreachable;
 mod update;
 
@@ -27,6 +26,15 @@ pub use preferred::Preferred;
 #[cfg(feature = "interop")]
 pub use qlog::qlog;
 pub use session::ServerTls;
+#[cfg(feature = "interop")]
+pub use socket::abstract_socket;
 pub use socket::{
     BindError, Ties, WORKERS_MAX, bind_group, bind_udp, canonical, dialling_socket, endpoint, listen, rebind,
 };
+pub use transport::{Connecting, Connection, Endpoint, Incoming, RecvStream, SendStream, Stopped, ZeroRttAccepted};
+
+/// The largest packet that paths are probed for, bytes. Ethernet takes 1,452 (over IPv6). With one byte less, what is sealed of a full
+/// packet is a whole number of AES blocks: behind the first byte, a connection ID of 8 bytes, as each end of a tunnel has and some
+/// clients do, and a packet number of 2, and before the tag of 16. The AEADs have a slower way for what is left of a block: 1,424 bytes take
+/// 275 ns where 1,425 take 316 (AES-128-GCM of *ring*).
+pub const PACKET_MAX: u16 = 1_451;

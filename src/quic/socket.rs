@@ -9,12 +9,13 @@ use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
-use quinn::{EndpointConfig, ServerConfig, TokioRuntime};
+use quinn::{AsyncUdpSocket, EndpointConfig, ServerConfig};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::copies::Copies;
 use super::datagrams::Datagrams;
 use super::preferred::{Answering, Preferred};
+use super::transport::Endpoint;
 use super::unreachable::Unreachable;
 
 /// Sockets in a group: the steering byte tells no more apart.
@@ -181,9 +182,8 @@ pub fn endpoint(
     server: Option<ServerConfig>,
     socket: UdpSocket,
     ties: Option<Ties>,
-) -> io::Result<quinn::Endpoint> {
-    let socket = Datagrams::new(socket, ties)?;
-    quinn::Endpoint::new_with_abstract_socket(config, server, socket, Arc::new(TokioRuntime))
+) -> io::Result<Endpoint> {
+    driven(config, server, Datagrams::new(socket, ties)?)
 }
 
 /// An endpoint that accepts on `socket`, driven by the current runtime, and asks clients to go on at a preferred address, if
@@ -196,23 +196,40 @@ pub fn listen(
     mut server: ServerConfig,
     socket: UdpSocket,
     preferred: Preferred,
-) -> io::Result<quinn::Endpoint> {
+) -> io::Result<Endpoint> {
     let address = socket.local_addr()?;
     let preferred = preferred.at(address);
     if preferred.is_empty() {
         return endpoint(config, Some(server), socket, None);
     }
     preferred.announce(&mut server, address.port());
-    let socket = Answering::new(socket, preferred)?;
-    quinn::Endpoint::new_with_abstract_socket(config, Some(server), socket, Arc::new(TokioRuntime))
+    driven(config, Some(server), Answering::new(socket, preferred)?)
+}
+
+fn driven(
+    config: EndpointConfig,
+    server: Option<ServerConfig>,
+    socket: Arc<dyn AsyncUdpSocket>,
+) -> io::Result<Endpoint> {
+    #[expect(clippy::disallowed_methods, reason = "it ends with the last handle: no drain has to wait for it")]
+    Endpoint::new(config, server, socket, |task| drop(tokio::spawn(task)))
 }
 
 /// Moves `endpoint` with its connections to `socket`, which has what [`endpoint`] gave the first one.
 ///
 /// # Errors
 /// When the socket cannot be registered with the runtime; the endpoint stays where it is then.
-pub fn rebind(endpoint: &quinn::Endpoint, socket: UdpSocket, ties: Option<Ties>) -> io::Result<()> {
-    endpoint.rebind_abstract(Datagrams::new(socket, ties)?)
+pub fn rebind(endpoint: &Endpoint, socket: UdpSocket, ties: Option<Ties>) -> io::Result<()> {
+    endpoint.rebind(Datagrams::new(socket, ties)?)
+}
+
+/// `socket` as [`endpoint`] has it, for an endpoint of the quinn crate: the h3 crate's client knows no other.
+///
+/// # Errors
+/// When the socket cannot be registered with the runtime.
+#[cfg(feature = "interop")]
+pub fn abstract_socket(socket: UdpSocket) -> io::Result<Arc<dyn AsyncUdpSocket>> {
+    Ok(Datagrams::new(socket, None)?)
 }
 
 #[cfg(test)]

@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use quinn::crypto::HandshakeTokenKey;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
-use quinn::{AckFrequencyConfig, IdleTimeout, TransportConfig, VarInt};
+use quinn::{AckFrequencyConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 use rustls::RootCertStore;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 
 use crate::config::{TunnelIdentity, TunnelLimits};
-use crate::quic::Congestion;
+use crate::quic::{Congestion, PACKET_MAX};
 use crate::tls::{self, TlsError};
 
 /// The protocol's ALPN; a breaking change is a new one.
@@ -120,6 +120,8 @@ pub fn transport(limits: &TunnelLimits) -> TransportConfig {
     let mut transport = TransportConfig::default();
     let mut acks = AckFrequencyConfig::default();
     acks.ack_eliciting_threshold(ACK_THRESHOLD);
+    let mut mtu = MtuDiscoveryConfig::default();
+    mtu.upper_bound(PACKET_MAX);
     let idle = IdleTimeout::try_from(limits.idle_timeout).ok();
     let stream_window = limits.exchange_window_max.saturating_add(64 << 10);
     transport
@@ -131,13 +133,14 @@ pub fn transport(limits: &TunnelLimits) -> TransportConfig {
         .receive_window(VarInt::MAX)
         .send_window(SEND_WINDOW)
         .datagram_receive_buffer_size(None)
+        .mtu_discovery_config(Some(mtu))
         .ack_frequency_config(Some(acks))
         .congestion_controller_factory(Arc::new(Congestion));
     transport
 }
 
 /// The leaf certificate that the other end showed.
-pub fn peer_certificate(connection: &quinn::Connection) -> Option<CertificateDer<'static>> {
+pub fn peer_certificate(connection: &crate::quic::Connection) -> Option<CertificateDer<'static>> {
     let identity = connection.peer_identity()?;
     let chain = identity.downcast::<Vec<CertificateDer<'static>>>().ok()?;
     chain.first().cloned()

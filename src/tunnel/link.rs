@@ -13,9 +13,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use crate::quic::{Connection, RecvStream, SendStream};
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
-use quinn::{Connection, RecvStream, SendStream};
 use tokio::sync::Notify;
 
 use self::pulse::Pulse;

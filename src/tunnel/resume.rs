@@ -5,8 +5,8 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::quic::{RecvStream, SendStream};
 use bytes::{Bytes, BytesMut};
-use quinn::{RecvStream, SendStream};
 
 use super::code::ResetCode;
 use super::exchange::Exchange;
@@ -119,9 +119,8 @@ async fn read_answer(recv: &mut RecvStream, expected: u64) -> Result<(u64, u64),
     let mut bytes = BytesMut::with_capacity(PREAMBLE_MAX);
     loop {
         // Byte by byte: what follows the answer belongs to the exchange.
-        let mut byte = [0];
-        match recv.read(&mut byte).await {
-            Ok(Some(_)) => bytes.extend_from_slice(&byte),
+        match recv.read_chunk(1, true).await {
+            Ok(Some(byte)) => bytes.extend_from_slice(&byte.bytes),
             Err(quinn::ReadError::Reset(code)) => return Err(Attempt::Refused(ResetCode::from_varint(code))),
             Ok(None) | Err(_) => return Err(Attempt::Lost),
         }

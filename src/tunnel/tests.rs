@@ -18,7 +18,7 @@ use super::metrics::TunnelMetrics;
 use super::peer::{Peers, Settings};
 use crate::config::{TunnelIdentity, TunnelLimits};
 use crate::observe::event::{Events, What};
-use crate::quic::QuicKeys;
+use crate::quic::{self, Endpoint, QuicKeys, bind_udp};
 use crate::task::{Shutdown, Tasks};
 
 const SERVER_NAME: &str = "pop.trunkline.internal";
@@ -79,8 +79,9 @@ impl Owner for Idle {
 
 /// An edge's side and a gateway's side that can be joined by any number of links.
 struct Pair {
-    edge: (quinn::Endpoint, Arc<Peers>),
-    origin: (quinn::Endpoint, Arc<Peers>),
+    edge: (Endpoint, Arc<Peers>),
+    origin: (Endpoint, Arc<Peers>),
+    client: quinn::ClientConfig,
     tasks: Tasks,
     _dir: tempfile::TempDir,
 }
@@ -91,19 +92,20 @@ impl Pair {
         let credentials = credentials(dir.path());
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let transport = Arc::new(transport(&limits));
-        let edge = quinn::Endpoint::server(
-            credentials.server_config(transport.clone(), QuicKeys::load(None).unwrap().token_key()).unwrap(),
-            any,
-        )
-        .unwrap();
-        let mut origin = quinn::Endpoint::client(any).unwrap();
-        origin.set_default_client_config(credentials.client_config(transport).unwrap());
+        let token_key = QuicKeys::load(None).unwrap().token_key();
+        let server = credentials.server_config(transport.clone(), token_key).unwrap();
+        let endpoint = |server| {
+            let socket = bind_udp(any, 1).unwrap().remove(0);
+            quic::endpoint(quinn::EndpointConfig::default(), server, socket, None).unwrap()
+        };
+        let (edge, origin) = (endpoint(Some(server)), endpoint(None));
+        let client = credentials.client_config(transport).unwrap();
         let tasks = Tasks::new(Shutdown::default());
         let peers = || {
             let settings = Arc::new(Settings::new(&limits));
             Arc::new(Peers::new(settings, tasks.clone(), TunnelMetrics::default(), Events::default()))
         };
-        Self { edge: (edge, peers()), origin: (origin, peers()), tasks, _dir: dir }
+        Self { edge: (edge, peers()), origin: (origin, peers()), client, tasks, _dir: dir }
     }
 
     /// A fresh link; its edge end.
@@ -118,11 +120,12 @@ impl Pair {
         };
         let address = self.edge.0.local_addr().unwrap();
         let dial = async {
-            let connection = self.origin.0.connect(address, SERVER_NAME).unwrap().await.unwrap();
+            let connection =
+                self.origin.0.connect_with(self.client.clone(), address, SERVER_NAME).unwrap().await.unwrap();
             link::handshake(connection, &self.origin.1, hello("gw", false), true, 0, |_| Ok(())).await.unwrap()
         };
         let accept = async {
-            let connection = self.edge.0.accept().await.unwrap().await.unwrap();
+            let connection = self.edge.0.accept().await.unwrap().accept().unwrap().await.unwrap();
             link::handshake(connection, &self.edge.1, hello("pop", true), false, 0, |_| Ok(())).await.unwrap()
         };
         let ((dialled, dialled_control), (accepted, accepted_control)) = tokio::join!(dial, accept);

@@ -1,8 +1,7 @@
-//! One run of a process of either kind: real quinn endpoints and real links on the virtual network. It can be stopped
+//! One run of a process of either kind: real endpoints and real links on the virtual network. It can be stopped
 //! (nothing of it runs, as under SIGSTOP) and killed (nothing of it is left and nobody is told).
 
 use std::future::Future;
-use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,9 +10,10 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use quinn::{AsyncTimer, AsyncUdpSocket, Endpoint, EndpointConfig, Runtime, TokioRuntime};
+use quinn::{AsyncUdpSocket, EndpointConfig};
 use trunkline::config::TunnelLimits;
 use trunkline::observe::event::Events;
+use trunkline::quic::Endpoint;
 use trunkline::task::{Shutdown, Tasks};
 use trunkline::tunnel::control::{Control, Hello, Register, Registered};
 use trunkline::tunnel::exchange::{ExchangeReader, ExchangeWriter};
@@ -182,8 +182,8 @@ impl Host {
         let mut config = config;
         config.rng_seed(Some(std::array::from_fn(|_| fastrand::u8(..))));
         let socket: Arc<Socket> = self.world.net.bind(self.node.ip(), port);
-        let runtime = SimRuntime { stop: self.stop.clone(), tasks: self.tasks.clone() };
-        Endpoint::new_with_abstract_socket(config, server, socket, Arc::new(runtime)).expect("endpoint")
+        let driven = |task| self.spawn(task);
+        Endpoint::new(config, server, socket, driven).expect("endpoint")
     }
 
     /// Runs a link whose HELLO is done, to its end.
@@ -194,43 +194,14 @@ impl Host {
     }
 }
 
-/// quinn's tasks as part of a process. Connections hold it: the host itself would never be dropped.
-struct SimRuntime {
-    stop: Arc<Stop>,
-    tasks: Tasks,
-}
-
-impl std::fmt::Debug for SimRuntime {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SimRuntime").finish_non_exhaustive()
-    }
-}
-
-impl Runtime for SimRuntime {
-    fn new_timer(&self, at: std::time::Instant) -> Pin<Box<dyn AsyncTimer>> {
-        TokioRuntime.new_timer(at)
-    }
-
-    fn spawn(&self, future: Pin<Box<dyn Future<Output = ()> + Send>>) {
-        self.tasks.spawn(Stoppable { stop: self.stop.clone(), inner: Box::pin(future) });
-    }
-
-    fn wrap_udp_socket(&self, _: std::net::UdpSocket) -> io::Result<Arc<dyn AsyncUdpSocket>> {
-        Err(io::Error::other("no real sockets here"))
-    }
-
-    fn now(&self) -> std::time::Instant {
-        trunkline::clock::now()
-    }
-}
-
 async fn accept_links(host: Arc<Host>, limits: TunnelLimits) {
     let trust = trust::get();
     let endpoint = host.endpoint(trust.endpoint_config(host.node), Some(trust.server(&limits)), PORT);
     while let Some(incoming) = endpoint.accept().await {
         let host = host.clone();
         host.clone().spawn(async move {
-            let Ok(Ok(connection)) = tokio::time::timeout(Duration::from_secs(5), incoming).await else { return };
+            let handshake = async { incoming.accept()?.await };
+            let Ok(Ok(connection)) = tokio::time::timeout(Duration::from_secs(5), handshake).await else { return };
             let hello = host.hello();
             let established = link::handshake(connection, &host.peers, hello, false, 0, |_| Ok(())).await;
             if let Ok((link, control)) = established {
@@ -344,6 +315,6 @@ impl Owner for GatewayOwner {
     fn handle_suspect(&self, _: &Arc<Link>) {
         let socket = self.host.world.net.bind(self.host.node.ip(), 0);
         note_port(&self.host, self.pop, self.number, socket.local_addr().expect("address"));
-        self.endpoint.rebind_abstract(socket).expect("rebind");
+        self.endpoint.rebind(socket).expect("rebind");
     }
 }

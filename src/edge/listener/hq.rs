@@ -6,11 +6,12 @@
 use std::pin::pin;
 use std::sync::Arc;
 
+use crate::quic::{Connection, RecvStream, SendStream};
 use bytes::Bytes;
 use http::uri::Authority;
 use http::{HeaderMap, Method, StatusCode};
 use http_body_util::BodyExt;
-use quinn::{Connection, ReadError, RecvStream, SendStream, VarInt};
+use quinn::{ReadError, VarInt};
 
 use super::{Client, NoInterim, Request, RequestBody, Serve, head};
 use crate::clock;

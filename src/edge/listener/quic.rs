@@ -11,8 +11,7 @@ use std::time::Duration;
 
 use quinn::crypto::rustls::HandshakeData;
 use quinn::{
-    AckFrequencyConfig, Connecting, Connection, ConnectionError, Endpoint, IdleTimeout, Incoming, MtuDiscoveryConfig,
-    ServerConfig, TransportConfig, VarInt, ZeroRttAccepted,
+    AckFrequencyConfig, ConnectionError, IdleTimeout, MtuDiscoveryConfig, ServerConfig, TransportConfig, VarInt,
 };
 
 use super::admission::{Admission, Permit};
@@ -21,7 +20,9 @@ use super::h3::window;
 use super::metrics::ListenerMetrics;
 use super::{Client, Protocol};
 use crate::config::Limits;
-use crate::quic::{Congestion, QuicKeys, ServerTls};
+use crate::quic::{
+    Congestion, Connecting, Connection, Endpoint, Incoming, PACKET_MAX, QuicKeys, ServerTls, ZeroRttAccepted,
+};
 use crate::task::Tasks;
 
 /// HTTP/3 needs 3 (control and two for QPACK); the rest is for streams of unknown types, which clients open as grease.
@@ -42,9 +43,9 @@ const ACK_THRESHOLD: VarInt = VarInt::from_u32(4);
 /// times what it sent.
 const INITIAL_RTT: Duration = Duration::from_millis(100);
 /// The least difference of two packet sizes that is worth a probe, bytes: half of what lies between 1,200, which every path takes,
-/// and 1,452, which Ethernet does. So the first probe is of 1,452 and mostly the only one; by quinn's default of 20 bytes it is
-/// the fourth, and the three before it are a tenth of what a new connection with one request costs. A path that takes less than 1,452
-/// is found to take 1,325 or 1,200.
+/// and [`PACKET_MAX`], which Ethernet does. So the first probe is of that and mostly the only one; by quinn's default of 20 bytes it is
+/// the fourth, and the three before it are a tenth of what a new connection with one request costs. A path that takes less is found
+/// to take 1,325 or 1,200.
 const MTU_CHANGE_MIN: u16 = 127;
 /// H3_NO_ERROR.
 const NO_ERROR: VarInt = VarInt::from_u32(0x100);
@@ -96,7 +97,7 @@ fn transport_config(limits: &Limits) -> TransportConfig {
     let mut acks = AckFrequencyConfig::default();
     acks.ack_eliciting_threshold(ACK_THRESHOLD);
     let mut mtu = MtuDiscoveryConfig::default();
-    mtu.minimum_change(MTU_CHANGE_MIN);
+    mtu.minimum_change(MTU_CHANGE_MIN).upper_bound(PACKET_MAX);
     transport
         .initial_rtt(INITIAL_RTT)
         .ack_frequency_config(Some(acks))
@@ -173,7 +174,7 @@ impl QuicListener {
         if !incoming.remote_address_validated() && self.admission.wants_retry() {
             self.metrics.retries.inc();
             // An unvalidated client may always be asked.
-            let _ = incoming.retry();
+            incoming.retry();
             return None;
         }
         match self.admission.admit(incoming.remote_address().ip()) {
@@ -231,17 +232,12 @@ impl QuicListener {
             Ok(connecting)
         };
         // A server can always begin.
-        self.in_time(address, hello).await?.into_0rtt().ok()
+        Some(self.in_time(address, hello).await?.into_0rtt())
     }
 
     /// Waits for the rest of the handshake and closes a connection that lets us wait for long.
     async fn complete(&self, connection: &Connection, early: ZeroRttAccepted) {
-        let completed = async {
-            // Resolves at the end of the handshake, good or bad; to false, whatever quinn's documentation says of servers.
-            early.await;
-            connection.close_reason().map_or(Ok(()), Err)
-        };
-        if self.in_time(connection.remote_address(), completed).await.is_none() {
+        if self.in_time(connection.remote_address(), early.completed()).await.is_none() {
             connection.close(NO_ERROR, b"");
         }
     }

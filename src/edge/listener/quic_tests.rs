@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
-use quinn::{ClientConfig, ConnectionError, Side};
+use quinn::{ClientConfig, Connection, ConnectionError, Endpoint, Side};
 use quinn_proto::transport_parameters::TransportParameters;
 use rustls::pki_types::CertificateDer;
 use tokio::sync::oneshot;
@@ -82,11 +82,12 @@ fn listener(limits: &Limits, shutdown: &Shutdown) -> QuicListener {
 }
 
 /// Echoes every stream and logs which worker did.
-async fn echo(connection: Connection, worker: usize, log: Log) {
+async fn echo(connection: crate::quic::Connection, worker: usize, log: Log) {
     while let Ok((mut send, mut recv)) = connection.accept_bi().await {
         log.lock().push((worker, connection.remote_address()));
-        let Ok(bytes) = recv.read_to_end(1 << 20).await else { continue };
-        let _ = send.write_all(&bytes).await;
+        while let Ok(Some(chunk)) = recv.read_chunk(1 << 20, true).await {
+            let _ = send.write_chunk(chunk.bytes).await;
+        }
         let _ = send.finish();
     }
 }
@@ -217,7 +218,7 @@ async fn the_first_probe_of_a_path_is_of_the_largest_packet_and_mostly_the_only_
         }
     });
     let path = found.await;
-    assert_eq!((path.current_mtu, path.sent_plpmtud_probes - path.lost_plpmtud_probes), (1_452, 1));
+    assert_eq!((path.current_mtu, path.sent_plpmtud_probes - path.lost_plpmtud_probes), (PACKET_MAX, 1));
 }
 
 #[test]

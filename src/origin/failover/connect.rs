@@ -5,9 +5,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::quic::{Connection, Endpoint};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use quinn::{Connection, Endpoint};
 
 use super::dial::{Dialler, Holder};
 use crate::quic::{self, initial_cid};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use quinn::Endpoint;
+use crate::quic::Endpoint;
 use tokio::sync::Notify;
 
 use super::dial::Dialler;

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::quic::{RecvStream, SendStream};
 use bytes::Bytes;
-use quinn::{RecvStream, SendStream};
 
 use super::preamble::Preamble;
 use super::state::{Attachment, State, wake};

@@ -24,9 +24,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::quic::{RecvStream, SendStream};
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
-use quinn::{RecvStream, SendStream};
 
 use self::credit::Credit;
 use self::preamble::Preamble;

@@ -9,8 +9,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use crate::quic::{RecvStream, SendStream, Stopped};
 use bytes::Bytes;
-use quinn::{RecvStream, SendStream, StoppedError, VarInt};
+use quinn::{StoppedError, VarInt};
 
 use super::receiver::Receiver;
 use super::sender::Sender;
@@ -32,8 +33,6 @@ pub(super) struct Attachment {
     pub(super) stopped: Option<Stopped>,
 }
 
-pub(super) type Stopped = Pin<Box<dyn Future<Output = Result<Option<VarInt>, StoppedError>> + Send + Sync>>;
-
 impl Attachment {
     pub(super) fn new(link: Arc<Link>, (send, recv): (SendStream, RecvStream), lead: Bytes) -> Self {
         Self { link, send, recv, lead, stopped: None }
@@ -42,8 +41,8 @@ impl Attachment {
     /// Whether the other end stopped what is sent here, or the link is lost; wakes `cx` when that changes.
     pub(super) fn poll_stopped(&mut self, cx: &mut Context<'_>) -> Option<Result<VarInt, StoppedError>> {
         let send = &self.send;
-        let stopped = self.stopped.get_or_insert_with(|| Box::pin(send.stopped()));
-        let Poll::Ready(outcome) = stopped.as_mut().poll(cx) else { return None };
+        let stopped = self.stopped.get_or_insert_with(|| send.stopped());
+        let Poll::Ready(outcome) = Pin::new(stopped).poll(cx) else { return None };
         self.stopped = None;
         outcome.transpose()
     }

@@ -5,8 +5,8 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::quic::{Connection, RecvStream, SendStream};
 use bytes::BufMut;
-use quinn::{RecvStream, SendStream};
 
 use super::code::Code;
 use super::shared::Shared;
@@ -26,7 +26,7 @@ const DRAIN_MIN: Duration = Duration::from_millis(1);
 /// turn, requests in flight are finished, and the connection is closed with H3_NO_ERROR. Dropping the future closes it at once.
 ///
 /// Its beginning and its end are in boxes, which are there only while they last: an idle connection keeps the rest.
-pub async fn connection<S: Serve>(quinn: quinn::Connection, client: Arc<Client>, serve: S, context: Arc<Context>) {
+pub async fn connection<S: Serve>(quinn: Connection, client: Arc<Client>, serve: S, context: Arc<Context>) {
     let shared = Arc::new(Shared::new(quinn, client, Arc::clone(&context)));
     shared.context.metrics.connections.inc();
     let _guard = CloseOnDrop(Arc::clone(&shared));

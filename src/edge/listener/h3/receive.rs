@@ -5,8 +5,9 @@ use std::future::Future;
 use std::pin::pin;
 use std::task::{Context, Poll, ready};
 
+use crate::quic::RecvStream;
 use bytes::{Bytes, BytesMut};
-use quinn::{ReadError, RecvStream};
+use quinn::ReadError;
 
 use super::code::{Code, Error};
 use super::frame::{Decoder, Event};

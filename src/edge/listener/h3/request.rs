@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Instant;
 
+use crate::quic::{RecvStream, SendStream};
 use http::{Method, StatusCode};
-use quinn::{RecvStream, SendStream};
 use tracing::trace;
 
 use super::body::{Body, Gate};

@@ -3,8 +3,9 @@
 
 use std::time::Duration;
 
+use crate::quic::SendStream;
 use bytes::{BufMut, Bytes, BytesMut};
-use quinn::{SendStream, WriteError};
+use quinn::WriteError;
 
 use super::code::Code;
 use super::frame;

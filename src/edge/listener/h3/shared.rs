@@ -12,6 +12,7 @@ use super::code::{Code, Error};
 use super::priority::Updates;
 use super::window::SendWindow;
 use crate::edge::listener::Client;
+use crate::quic::Connection;
 
 /// Requests at once that show that a client wants many. Less than what comes in its first packet, if it sends a hundred: it
 /// knows of its streams before the first answer is complete, and does not look for a second connection.
@@ -20,7 +21,7 @@ const MANY: usize = 8;
 /// One connection, as its tasks see it.
 pub struct Shared {
     /// The QUIC connection.
-    pub quinn: quinn::Connection,
+    pub quinn: Connection,
     /// Who is at the other end.
     pub client: Arc<Client>,
     /// Limits, metrics and the owner of tasks.
@@ -40,7 +41,7 @@ pub struct Shared {
 
 impl Shared {
     /// For a connection without requests yet.
-    pub fn new(quinn: quinn::Connection, client: Arc<Client>, context: Arc<Context>) -> Self {
+    pub fn new(quinn: Connection, client: Arc<Client>, context: Arc<Context>) -> Self {
         let streams_max = usize::try_from(context.limits.streams_max).unwrap_or(usize::MAX);
         let window = SendWindow::new(context.limits.send_window, context.send_budget.clone());
         Self {

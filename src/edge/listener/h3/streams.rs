@@ -7,8 +7,9 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use crate::quic::RecvStream;
 use bytes::{Buf, Bytes};
-use quinn::{ReadError, RecvStream};
+use quinn::ReadError;
 
 use super::code::{Code, Error};
 use super::control::Control;

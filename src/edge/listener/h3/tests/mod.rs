@@ -27,6 +27,7 @@ use crate::edge::listener::parting::Parting;
 use crate::edge::listener::quic::STREAMS_FIRST;
 use crate::edge::listener::{Client, Interim, Protocol, Request, RequestBody, Response, Serve};
 use crate::fault::{Fault, Side, Stage};
+use crate::quic::{self, Endpoint};
 use crate::task::{Shutdown, Tasks};
 use crate::tunnel::exchange::retention::Budget;
 use crate::tunnel::message::ResponseHead;
@@ -207,7 +208,7 @@ impl App {
 
 /// A server with one connection at a time in mind, and what is needed to reach it.
 struct Server {
-    endpoint: quinn::Endpoint,
+    endpoint: Endpoint,
     address: SocketAddr,
     root: rustls::pki_types::CertificateDer<'static>,
     seen: Arc<Seen>,
@@ -233,7 +234,8 @@ impl Server {
         transport.max_concurrent_bidi_streams(limits.streams_max.min(STREAMS_FIRST).into());
         transport.stream_receive_window(limits.stream_window.into());
         config.transport_config(Arc::new(transport));
-        let endpoint = quinn::Endpoint::server(config, (Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let socket = quic::bind_udp((Ipv4Addr::LOCALHOST, 0).into(), 1).unwrap().remove(0);
+        let endpoint = quic::endpoint(quinn::EndpointConfig::default(), Some(config), socket, None).unwrap();
         let address = endpoint.local_addr().unwrap();
         let seen = Arc::new(Seen::default());
         let shutdown = Shutdown::default();
@@ -251,7 +253,8 @@ impl Server {
         let (accepting, app) = (endpoint.clone(), App(Arc::clone(&seen)));
         tasks.clone().spawn(async move {
             while let Some(incoming) = accepting.accept().await {
-                let Ok(quinn) = incoming.await else { continue };
+                let Ok(connecting) = incoming.accept() else { continue };
+                let Ok(quinn) = connecting.await else { continue };
                 let client = Client {
                     address: quinn.remote_address(),
                     local: address,

@@ -6,6 +6,9 @@
 mod activity;
 mod body;
 mod connection;
+mod gather;
+mod pieces;
+mod records;
 mod request;
 mod stream;
 mod transport;
@@ -24,10 +27,11 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
 
 use self::activity::{Activity, Verdict};
 use self::connection::Connection;
+use self::gather::{Flushing, gather};
+use self::records::Records;
 use self::stream::StreamExecutor;
 use self::transport::Transport;
 use super::admission::{Admission, Permit};
@@ -128,7 +132,7 @@ impl TcpListener {
         let transport = Transport::new(tcp, activity.clone(), self.limits.body_timeout);
         let Some(tls) = self.handshake(transport, address).await else { return };
         drop(handshake);
-        let session = tls.get_ref().1;
+        let session = tls.session();
         let is_http2 = session.alpn_protocol() == Some(b"h2");
         let protocol = if is_http2 { Protocol::Http2 } else { Protocol::Http1 };
         activity.established(clock::now(), !is_http2);
@@ -140,10 +144,10 @@ impl TcpListener {
         if is_http2 { run_http2(tls, connection).await } else { run_http1(tls, connection).await }
     }
 
-    async fn handshake(&self, transport: Transport, address: SocketAddr) -> Option<TlsStream<Transport>> {
+    async fn handshake(&self, transport: Transport, address: SocketAddr) -> Option<Records<Transport>> {
         let accept = TlsAcceptor::from(self.tls.clone()).accept(transport);
         match tokio::time::timeout(self.limits.header_timeout, accept).await {
-            Ok(Ok(tls)) => return Some(tls),
+            Ok(Ok(tls)) => return Some(tls.into()),
             Ok(Err(error)) => {
                 self.metrics.handshakes_failed.inc();
                 tracing::debug!(%address, %error, "TLS handshake failed");
@@ -167,7 +171,7 @@ fn set_options(tcp: &TcpStream, idle: Duration) {
     }
 }
 
-async fn run_http1<S: Serve>(tls: TlsStream<Transport>, connection: Arc<Connection<S>>) {
+async fn run_http1<S: Serve>(tls: Records<Transport>, connection: Arc<Connection<S>>) {
     let limits = &connection.listener.limits;
     let shared = connection.clone();
     let service = service_fn(move |request| shared.call(request));
@@ -182,7 +186,7 @@ async fn run_http1<S: Serve>(tls: TlsStream<Transport>, connection: Arc<Connecti
     drive(conn, &connection).await;
 }
 
-async fn run_http2<S: Serve>(tls: TlsStream<Transport>, connection: Arc<Connection<S>>) {
+async fn run_http2<S: Serve>(tls: Records<Transport>, connection: Arc<Connection<S>>) {
     let limits = &connection.listener.limits;
     let shared = connection.clone();
     let service = service_fn(move |request| shared.call(request));
@@ -191,8 +195,9 @@ async fn run_http2<S: Serve>(tls: TlsStream<Transport>, connection: Arc<Connecti
         timeout: limits.body_timeout,
         stalled: connection.listener.metrics.cut_stalled.clone(),
     };
-    let conn = http2_builder(executor, limits).serve_connection(TokioIo::new(tls), service);
-    drive(conn, &connection).await;
+    let (stream, flusher) = gather(tls);
+    let conn = http2_builder(executor, limits).serve_connection(TokioIo::new(stream), service);
+    drive(Flushing::new(conn, flusher), &connection).await;
 }
 
 fn http2_builder(executor: StreamExecutor, limits: &Limits) -> http2::Builder<StreamExecutor> {

@@ -119,3 +119,27 @@ async fn an_idle_http2_connection_gets_goaway() {
     until(|| server.metrics.http2.open.get() == 0).await;
     assert_eq!(server.metrics.closed_idle.get(), 1);
 }
+
+/// A frame on the wire (RFC 9113 section 4.1).
+fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
+    let length = u8::try_from(payload.len()).unwrap();
+    [&[0, 0, length, kind, flags, 0, 0, 0, stream], payload].concat()
+}
+
+#[tokio::test]
+async fn an_http2_client_that_grants_every_window_and_reads_nothing_loses_the_connection() {
+    let server = Server::start(Limits { body_timeout: Duration::from_millis(100), ..Limits::default() });
+    let mut tls = in_time(server.connect(b"h2")).await.unwrap();
+    let mut request = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    // SETTINGS_INITIAL_WINDOW_SIZE, then as much for the connection.
+    request.extend(frame(4, 0, 0, &[0, 4, 0x7f, 0xff, 0xff, 0xff]));
+    request.extend(frame(8, 0, 0, &[0x7f, 0xff, 0, 0]));
+    // GET, https, :path and :authority as literals (RFC 7541 section 6.2.2); the head and the request end here.
+    let fields = [&[0x82, 0x87, 4, 8], &b"/endless"[..], &[1, 9], b"a.example"].concat();
+    request.extend(frame(1, 5, 1, &fields));
+    tls.write_all(&request).await.unwrap();
+    until(|| server.metrics.http2.open.get() == 1).await;
+    until(|| server.spine.noted("body dropped")).await;
+    until(|| server.metrics.http2.open.get() == 0).await;
+    assert!(server.metrics.cut_stalled.get() > 0);
+}

@@ -1,4 +1,4 @@
-//! One run of a process of either kind: real endpoints and real links on the virtual network. It can be stopped
+//! One run of a process of either kind: real QUIC endpoints and real links on the virtual network. It can be stopped
 //! (nothing of it runs, as under SIGSTOP) and killed (nothing of it is left and nobody is told).
 
 use std::future::Future;

@@ -1,4 +1,4 @@
-//! The whole tunnel in a simulation: real quinn endpoints, links and exchanges of PoPs and gateways on a virtual network
+//! The whole tunnel in a simulation: real QUIC endpoints, links and exchanges of PoPs and gateways on a virtual network
 //! in paused time. Deterministic: a seed gives a scenario, a scenario gives one run. See README.md beside this file.
 
 mod client;

@@ -84,7 +84,10 @@ pub(super) struct State {
     pub(super) timer: Option<Instant>,
     pub(super) readers: BTreeMap<StreamId, Waker>,
     pub(super) writers: BTreeMap<StreamId, Waker>,
-    pub(super) stoppers: BTreeMap<StreamId, Waker>,
+    /// By stream and a number of each who waits.
+    pub(super) stoppers: BTreeMap<(StreamId, u64), Waker>,
+    /// The last such number.
+    pub(super) stopper: u64,
     connected: bool,
     /// Why it is over, if it is.
     pub(super) error: Option<ConnectionError>,
@@ -100,6 +103,7 @@ impl Inner {
             readers: BTreeMap::new(),
             writers: BTreeMap::new(),
             stoppers: BTreeMap::new(),
+            stopper: 0,
             connected: false,
             error: None,
         };
@@ -145,9 +149,9 @@ impl Inner {
         match event {
             StreamEvent::Readable { id } => wake(&mut state.readers, id),
             StreamEvent::Writable { id } => wake(&mut state.writers, id),
-            StreamEvent::Finished { id } => wake(&mut state.stoppers, id),
+            StreamEvent::Finished { id } => state.tell_stoppers(id),
             StreamEvent::Stopped { id, .. } => {
-                wake(&mut state.stoppers, id);
+                state.tell_stoppers(id);
                 wake(&mut state.writers, id);
             }
             StreamEvent::Opened { dir } => of(&self.opened, dir).notify_waiters(),
@@ -158,9 +162,10 @@ impl Inner {
     /// It is over: everyone who waits is told.
     pub(super) fn end(&self, state: &mut State, reason: ConnectionError) {
         state.error = Some(reason);
-        for waiting in [&mut state.readers, &mut state.writers, &mut state.stoppers] {
+        for waiting in [&mut state.readers, &mut state.writers] {
             std::mem::take(waiting).into_values().for_each(Waker::wake);
         }
+        std::mem::take(&mut state.stoppers).into_values().for_each(Waker::wake);
         self.opened.iter().chain(&self.available).chain([&self.progress]).for_each(Notify::notify_waiters);
     }
 
@@ -257,6 +262,13 @@ impl Drop for Handle {
 }
 
 impl State {
+    /// Everyone who waits for the end of what is sent on a stream is to look.
+    fn tell_stoppers(&mut self, id: StreamId) {
+        while let Some((&key, _)) = self.stoppers.range((id, 0)..=(id, u64::MAX)).next() {
+            self.stoppers.remove(&key).into_iter().for_each(Waker::wake);
+        }
+    }
+
     pub(super) fn is_connected(&self) -> bool {
         self.connected
     }

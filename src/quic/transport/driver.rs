@@ -12,7 +12,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use quinn::udp::{EcnCodepoint, RecvMeta, Transmit};
@@ -35,6 +35,9 @@ const TURN_MAX: usize = 480;
 const SEGMENTS_MAX: usize = 40;
 /// Bytes in a batch: a UDP payload.
 const BATCH_LEN: usize = 65_507;
+
+/// When a full socket is tried again that cannot tell when there is room.
+const RETRY: Duration = Duration::from_millis(2);
 
 /// What the task works on. Of a connection that is on a list here, `queued` or `stuck` says so.
 pub(super) struct Core {
@@ -65,6 +68,8 @@ pub(super) struct Core {
     unsent: Option<quinn_proto::Transmit>,
     /// Connections that wait for that.
     stuck: Vec<Arc<Inner>>,
+    /// When to try again, if the socket cannot tell when there is room.
+    retry: Option<Instant>,
     /// One for each connection that has any.
     timers: BTreeSet<(Instant, usize)>,
     sleep: Option<Pin<Box<Sleep>>>,
@@ -95,6 +100,7 @@ impl Core {
             sent: 0,
             unsent: None,
             stuck: Vec::new(),
+            retry: None,
             timers: BTreeSet::new(),
             sleep: None,
         })
@@ -166,7 +172,6 @@ impl Core {
             }
             let Some(connection) = self.work.pop_front() else { break };
             if self.drive(&connection) {
-                connection.lock().queued = true;
                 self.work.push_back(connection);
             }
         }
@@ -197,7 +202,8 @@ impl Core {
 
     /// Waits for the first timer. Answers whether it has passed already.
     fn sleep(&mut self, cx: &mut Context<'_>) -> bool {
-        let Some(&(at, _)) = self.timers.first() else { return false };
+        let first = self.timers.first().map(|&(at, _)| at);
+        let Some(at) = first.into_iter().chain(self.retry).min() else { return false };
         let at = at.into();
         let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at)));
         if sleep.deadline() != at {
@@ -208,17 +214,19 @@ impl Core {
 
     /// Reads what came. Answers whether there may be more.
     fn receive(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
-        if let Some(previous) = self.previous.clone()
-            && self.receive_from(&*previous, cx).is_err()
-        {
-            self.previous = None;
+        let mut before = false;
+        if let Some(previous) = self.previous.clone() {
+            match self.receive_from(&*previous, cx) {
+                Ok((_, left)) => before = left,
+                Err(_) => self.previous = None,
+            }
         }
         let socket = Arc::clone(&self.socket);
         let (packets, left) = self.receive_from(&*socket, cx)?;
         if packets > 0 {
             self.previous = None;
         }
-        Ok(left)
+        Ok(before || left)
     }
 
     /// How many packets of connections came, and whether there may be more.
@@ -307,6 +315,7 @@ impl Core {
             }
             self.timers.insert((at, connection.index()));
         }
+        state.queued = more;
         more
     }
 
@@ -363,14 +372,20 @@ impl Core {
 
     /// Tries again what found no room; who waited for that is due then.
     fn send_unsent(&mut self, cx: &mut Context<'_>) {
+        self.retry = None;
         while let Some(transmit) = self.unsent.take() {
             match self.room.as_mut().poll_writable(cx) {
                 Poll::Pending => {
                     self.unsent = Some(transmit);
                     return;
                 }
-                // A socket that cannot tell is asked at the next turn.
-                Poll::Ready(Err(error)) => tracing::debug!(%error, "UDP socket does not tell of room"),
+                // No descriptor is left to ask with, or no memory.
+                Poll::Ready(Err(error)) => {
+                    tracing::warn!(%error, "a full UDP socket cannot be watched");
+                    self.unsent = Some(transmit);
+                    self.retry = Some(clock::now() + RETRY);
+                    return;
+                }
                 Poll::Ready(Ok(())) => self.send(transmit),
             }
         }

@@ -6,12 +6,14 @@
 use std::io::IoSliceMut;
 
 use bytes::BytesMut;
-use quinn::udp::{BATCH_SIZE, RecvMeta};
+use quinn::udp::RecvMeta;
 
 /// What one receive may bring, bytes: no UDP payload and no batch of them is longer.
 const SLOT_LEN: usize = 64 << 10;
 /// Packets that share memory, at most.
 const RUN: usize = 4;
+/// Messages that one receive may bring: up to 512 packets, which is half a millisecond of work.
+const SLOTS_MAX: usize = 8;
 /// Messages asked for when the last receive brought one: each place for one is filled in before the call, and a process that
 /// wakes up for one packet has none of that memory in its cache.
 const SLOTS_FEW: usize = 2;
@@ -20,15 +22,15 @@ const SLOTS_FEW: usize = 2;
 pub(super) struct Inbox {
     /// Slots of [`SLOT_LEN`]. Touched, and so taken from the system, only as far as packets ever filled it.
     buffer: Box<[u8]>,
-    metas: [RecvMeta; BATCH_SIZE],
+    metas: [RecvMeta; SLOTS_MAX],
     /// Messages to ask for.
     slots: usize,
 }
 
 impl Inbox {
     pub(super) fn new() -> Self {
-        let buffer = vec![0; SLOT_LEN * BATCH_SIZE].into_boxed_slice();
-        Self { buffer, metas: [RecvMeta::default(); BATCH_SIZE], slots: SLOTS_FEW }
+        let buffer = vec![0; SLOT_LEN * SLOTS_MAX].into_boxed_slice();
+        Self { buffer, metas: [RecvMeta::default(); SLOTS_MAX], slots: SLOTS_FEW }
     }
 
     /// Fills it: `receive` answers how many messages it brought, if it could be asked.
@@ -38,11 +40,11 @@ impl Inbox {
         count: impl FnOnce(&R) -> Option<usize>,
     ) -> R {
         let mut slots = self.buffer.chunks_exact_mut(SLOT_LEN);
-        let mut slots: [IoSliceMut<'_>; BATCH_SIZE] =
+        let mut slots: [IoSliceMut<'_>; SLOTS_MAX] =
             std::array::from_fn(|_| IoSliceMut::new(slots.next().unwrap_or_default()));
         let received = receive(slots.get_mut(..self.slots).unwrap_or_default(), &mut self.metas);
         if let Some(count) = count(&received) {
-            self.slots = if count < self.slots { SLOTS_FEW } else { BATCH_SIZE };
+            self.slots = if count < self.slots { SLOTS_FEW } else { SLOTS_MAX };
         }
         received
     }
@@ -74,7 +76,7 @@ mod tests {
 
     /// The packets of a receive of messages with these lengths and strides, each byte its position in the message.
     fn packets(messages: &[(usize, usize)]) -> Vec<BytesMut> {
-        let mut inbox = Inbox { slots: BATCH_SIZE, ..Inbox::new() };
+        let mut inbox = Inbox { slots: SLOTS_MAX, ..Inbox::new() };
         let fill = |slots: &mut [IoSliceMut<'_>], metas: &mut [RecvMeta]| {
             for (i, &(len, stride)) in messages.iter().enumerate() {
                 (metas[i].len, metas[i].stride) = (len, stride);
@@ -117,9 +119,9 @@ mod tests {
         let mut inbox = Inbox::new();
         let mut ask = |brought: Option<usize>| inbox.fill(|slots, _| slots.len(), |_| brought);
         assert_eq!(ask(Some(2)), SLOTS_FEW);
-        assert_eq!(ask(Some(BATCH_SIZE)), BATCH_SIZE);
-        assert_eq!(ask(None), BATCH_SIZE);
-        assert_eq!(ask(Some(3)), BATCH_SIZE);
+        assert_eq!(ask(Some(SLOTS_MAX)), SLOTS_MAX);
+        assert_eq!(ask(None), SLOTS_MAX);
+        assert_eq!(ask(Some(3)), SLOTS_MAX);
         assert_eq!(ask(Some(1)), SLOTS_FEW);
     }
 }

@@ -111,10 +111,15 @@ impl SendStream {
         self.connection.lock().proto.send_stream(self.id).set_priority(priority)
     }
 
-    /// Waits until the peer has stopped it (the code) or has got everything, or it was reset (none). Of several that wait for
-    /// the same stream the last one is told.
+    /// Waits until the peer has stopped it (the code) or has got everything (none). For a stream that was reset before it
+    /// answers none at once; one that waits when the stream is reset is not told.
     pub fn stopped(&self) -> Stopped {
-        Stopped { connection: self.connection.clone(), id: self.id }
+        let number = {
+            let mut state = self.connection.lock();
+            state.stopper += 1;
+            state.stopper
+        };
+        Stopped { connection: self.connection.clone(), id: self.id, number }
     }
 
     /// Its number in the connection.
@@ -146,6 +151,8 @@ impl Drop for SendStream {
 pub struct Stopped {
     connection: Handle,
     id: StreamId,
+    /// Tells those apart who wait for the same stream.
+    number: u64,
 }
 
 impl Future for Stopped {
@@ -161,13 +168,13 @@ impl Future for Stopped {
         if let Some(error) = &state.error {
             return Poll::Ready(Err(error.clone().into()));
         }
-        state.stoppers.insert(self.id, cx.waker().clone());
+        state.stoppers.insert((self.id, self.number), cx.waker().clone());
         Poll::Pending
     }
 }
 
 impl Drop for Stopped {
     fn drop(&mut self) {
-        self.connection.lock().stoppers.remove(&self.id);
+        self.connection.lock().stoppers.remove(&(self.id, self.number));
     }
 }

@@ -300,6 +300,22 @@ async fn streams_end_as_both_sides_say() {
     assert_eq!(in_time(send.stopped()).await.unwrap(), Some(code(9)));
     assert_eq!(send.write_all(b"more").await, Err(WriteError::Stopped(code(9))));
 
+    let (send, _back, (_, mut receive)) = open().await;
+    let (first, second, third) = (send.stopped(), send.stopped(), send.stopped());
+    let stop = async {
+        tokio::task::yield_now().await;
+        receive.stop(code(3)).unwrap();
+    };
+    let dropped = async {
+        tokio::select! {
+            biased;
+            _ = third => panic!("nobody stopped it yet"),
+            () = std::future::ready(()) => {}
+        }
+    };
+    let told = in_time(async { tokio::join!(first, second, dropped, stop) }).await;
+    assert_eq!((told.0.unwrap(), told.1.unwrap()), (Some(code(3)), Some(code(3))), "all who wait are told");
+
     let (send, _back, (_, receive)) = open().await;
     drop(receive);
     assert_eq!(in_time(send.stopped()).await.unwrap(), Some(code(0)), "dropped before its end");

@@ -3,7 +3,7 @@
 //! It rides on one QUIC stream of one link at a time (its *attachment*). When the link dies the edge re-attaches it to
 //! a stream of another link between the same two processes and both directions go on at the offsets received: neither
 //! the client nor the upstream sees anything. The bookkeeping is in the sans-IO [`sender`] and [`receiver`]; `transfer`,
-//! `attach` and `ending` join it to quinn streams.
+//! `attach` and `ending` join it to QUIC streams.
 //!
 //! The preamble of a stream is OPEN (counter, window), or RESUME (counter, generation, received offset), which is answered by
 //! RESUMED (generation, received offset). The exchange's id is the edge's instance (from HELLO) and the counter.

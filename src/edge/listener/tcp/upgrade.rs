@@ -137,6 +137,9 @@ async fn to_client<B: Body<Data = Bytes, Error = Fault> + Unpin>(
     write_timeout: Duration,
     ended: &AtomicBool,
 ) -> Result<(), Broken> {
+    // hyper lets go of a stream whose socket has not taken all of the 101.
+    let flushed = timeout(write_timeout, write.flush()).await.map_err(|_| Broken::cut(phase))?;
+    flushed.map_err(|_| Broken::cut(phase))?;
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame.map_err(|_| Broken::cut(phase))?.into_data() else { continue };
         let written = timeout(write_timeout, async {

@@ -9,10 +9,10 @@ use std::io;
 use std::mem;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
+use crate::net::namespace::{CONTROL, choose_cubic};
+
 /// Packet size of Ethernet, bytes.
 const MTU: i32 = 1_500;
-/// What new TCP connections of the network have.
-const CONTROL: &str = "/proc/sys/net/ipv4/tcp_congestion_control";
 
 /// Moves this process into a new network namespace whose loopback has an MTU of 1,500, with CUBIC for TCP if the machine has it
 /// for everyone. Must run before any thread starts. Fails where user namespaces are forbidden; the process is then where it was.
@@ -30,7 +30,7 @@ pub fn isolate() -> io::Result<()> {
         fs::write("/proc/self/gid_map", format!("{group} {group} 1"))?;
     }
     // What it is in the end the report says.
-    let _ = fs::write(CONTROL, "cubic");
+    let _ = choose_cubic();
     ready_loopback()
 }
 

@@ -3,10 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::quic::{Connection, Endpoint, Incoming};
-
 use super::crowd::{Crowd, LINKS_MAX};
 use super::dispatch::tunnels::{EdgeOwner, Tunnels};
+use crate::quic::{Connection, Endpoint, Incoming};
 use crate::task::Tasks;
 use crate::tunnel::code::CloseCode;
 use crate::tunnel::control::Hello;

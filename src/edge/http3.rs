@@ -5,13 +5,13 @@ use std::future::Future;
 use std::io;
 use std::sync::Arc;
 
-use crate::quic::Connection;
 use rustls::ServerConfig;
 
 use super::listener::tls::{Certificates, Resumption, quic_tls};
 use super::listener::{Client, h3};
 use super::serve::Spine;
 use crate::config::EdgeConfig;
+use crate::quic::Connection;
 use crate::tls::{TlsError, provider};
 
 /// The TLS of these connections.

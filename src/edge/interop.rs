@@ -7,7 +7,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::quic::Connection;
 use http::StatusCode;
 use http_body_util::BodyExt;
 use http_body_util::combinators::MapErr;
@@ -25,6 +24,7 @@ use crate::config::EdgeConfig;
 use crate::dev::upstream::body::{AnyBody, BodyError, empty};
 use crate::dev::upstream::files::Files;
 use crate::fault::{Fault, Kind, Side, Stage};
+use crate::quic::Connection;
 use crate::tls::{TlsError, provider};
 use crate::tunnel::message::ResponseHead;
 

@@ -202,7 +202,7 @@ struct Waiting {
     endpoint: Option<Waker>,
 }
 
-/// Waits until the socket takes packets again; each connection has one.
+/// Waits until the socket takes packets again; each endpoint on it has one.
 struct Writable {
     socket: Arc<Datagrams>,
     wait: Option<Pin<Box<dyn Future<Output = io::Result<()>> + Send + Sync>>>,

@@ -13,7 +13,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::quic::{Connection, RecvStream, SendStream};
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -31,6 +30,7 @@ use super::wire::WireError;
 use crate::clock;
 use crate::observe::event::{Event, What};
 use crate::quic::canonical;
+use crate::quic::{Connection, RecvStream, SendStream};
 use crate::task::Tasks;
 
 /// Time for HELLO, and for the preamble of a stream.

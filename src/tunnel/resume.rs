@@ -5,7 +5,6 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::quic::{RecvStream, SendStream};
 use bytes::{Bytes, BytesMut};
 
 use super::code::ResetCode;
@@ -13,6 +12,7 @@ use super::exchange::Exchange;
 use super::exchange::preamble::{PREAMBLE_MAX, Preamble};
 use super::link::Link;
 use crate::fault::Fault;
+use crate::quic::{RecvStream, SendStream};
 
 /// How long the other end may take to answer RESUME before another link is tried: at first this and four round trips, then
 /// twice as long each time.

@@ -27,7 +27,7 @@ const PREFIX: &str = "trunkline-";
 /// The one interface of a namespace but loopback.
 const DEVICE: &str = "wire";
 /// What new TCP connections of a namespace have, and what may be chosen for it.
-const CONTROL: &str = "/proc/sys/net/ipv4/tcp_congestion_control";
+pub const CONTROL: &str = "/proc/sys/net/ipv4/tcp_congestion_control";
 const ALLOWED: &str = "/proc/sys/net/ipv4/tcp_allowed_congestion_control";
 /// Packets are as large as on Ethernet.
 const MTU: &str = "1500";
@@ -84,7 +84,7 @@ impl Namespace {
         inside(&["route", "add", "default", "dev", DEVICE])?;
         inside(&["-6", "route", "add", "default", "dev", DEVICE])?;
         // The same on every machine.
-        if let Err(error) = self.inside(|| fs::write(CONTROL, "cubic"))? {
+        if let Err(error) = self.inside(choose_cubic)? {
             eprintln!("TCP in {} is what the machine has, not CUBIC: {error}", self.name);
         }
         Ok(())
@@ -160,6 +160,14 @@ fn tun(name: &str) -> io::Result<OwnedFd> {
     // SAFETY: the call reads and writes one ifreq, which outlives it.
     check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, std::ptr::from_mut(&mut request)) })?;
     Ok(file.into())
+}
+
+/// Gives new TCP connections of this thread's namespace CUBIC.
+///
+/// # Errors
+/// When the machine does not have it for namespaces: see [`prepare_machine`].
+pub fn choose_cubic() -> io::Result<()> {
+    fs::write(CONTROL, "cubic")
 }
 
 /// Names of namespaces of this program, with the process that made them.

@@ -6,7 +6,6 @@
 use std::pin::pin;
 use std::sync::Arc;
 
-use crate::quic::{Connection, RecvStream, SendStream};
 use bytes::Bytes;
 use http::uri::Authority;
 use http::{HeaderMap, Method, StatusCode};
@@ -16,6 +15,7 @@ use quinn::{ReadError, VarInt};
 use super::{Client, NoInterim, Request, RequestBody, Serve, head};
 use crate::clock;
 use crate::config::Limits;
+use crate::quic::{Connection, RecvStream, SendStream};
 use crate::task::Tasks;
 use crate::tunnel::message::RequestHead;
 

@@ -5,12 +5,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::quic::{Connection, Endpoint};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 
 use super::dial::{Dialler, Holder};
-use crate::quic::{self, initial_cid};
+use crate::quic::{self, Connection, Endpoint, initial_cid};
 use crate::tunnel::code::CloseCode;
 use crate::tunnel::control::Hello;
 use crate::tunnel::endpoint::peer_certificate;

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::quic::Endpoint;
 use tokio::sync::Notify;
 
 use super::dial::Dialler;
 use crate::clock;
 use crate::observe::event::{Event, What};
 use crate::quic;
+use crate::quic::Endpoint;
 use crate::tunnel::control::{Control, Drain, Load, Registered};
 use crate::tunnel::exchange::{ExchangeReader, ExchangeWriter};
 use crate::tunnel::link::{Link, LinkState, Owner};

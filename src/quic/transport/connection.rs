@@ -203,7 +203,7 @@ impl Handle {
     }
 
     /// Waits until `look` has an answer; it is asked again whenever the handshake went on and when the connection is over.
-    pub(super) async fn handshake<T>(&self, mut look: impl FnMut(&mut State) -> Option<T>) -> T {
+    pub(super) async fn until<T>(&self, mut look: impl FnMut(&mut State) -> Option<T>) -> T {
         loop {
             let progress = {
                 let mut state = self.lock();
@@ -333,7 +333,7 @@ impl Connection {
 
     /// Waits until it is over.
     pub async fn closed(&self) -> ConnectionError {
-        self.0.handshake(|state| state.error.clone()).await
+        self.0.until(|state| state.error.clone()).await
     }
 
     /// Why it is over, if it is.

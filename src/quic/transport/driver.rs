@@ -190,9 +190,7 @@ impl Core {
             let Some(connection) = self.connections.get(index).and_then(Option::as_ref) else { continue };
             let state = &mut *connection.lock();
             state.timer = None;
-            if !std::mem::replace(&mut state.queued, true) {
-                self.work.push_back(Arc::clone(connection));
-            }
+            queue(&mut self.work, connection, state);
         }
     }
 
@@ -264,9 +262,7 @@ impl Core {
                 let Some(connection) = self.connections.get(index).and_then(Option::as_ref) else { return true };
                 let state = &mut *connection.lock();
                 state.proto.handle_event(event);
-                if !std::mem::replace(&mut state.queued, true) {
-                    self.work.push_back(Arc::clone(connection));
-                }
+                queue(&mut self.work, connection, state);
                 return true;
             }
             Some(DatagramEvent::NewConnection(incoming)) if self.is_over() => self.refuse(incoming),
@@ -325,6 +321,13 @@ impl Core {
         }
         // Whatever is asked of it now is not done: handles find an error.
         state.queued = true;
+    }
+}
+
+/// Puts it at the end of the work, if it is on no list.
+fn queue(work: &mut VecDeque<Arc<Inner>>, connection: &Arc<Inner>, state: &mut State) {
+    if !std::mem::replace(&mut state.queued, true) {
+        work.push_back(Arc::clone(connection));
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use quinn::{ConnectionError, ServerConfig};
 
-use super::connection::{Connection, Handle};
+use super::connection::{Connection, Handle, State};
 use super::endpoint::Endpoint;
 
 /// A peer's first packet. Dropped, it is refused.
@@ -99,11 +99,11 @@ impl Connecting {
     /// # Errors
     /// When the handshake failed.
     pub async fn handshake_data(&mut self) -> Result<Box<dyn Any>, ConnectionError> {
-        let look = |state: &mut super::connection::State| {
+        let look = |state: &mut State| {
             let data = state.proto.crypto_session().handshake_data().map(Ok);
             data.or_else(|| state.error.clone().map(Err))
         };
-        self.0.handshake(look).await
+        self.0.until(look).await
     }
 
     /// The connection before its handshake is complete, as a server can use it at any time.
@@ -126,12 +126,12 @@ impl IntoFuture for Connecting {
 }
 
 async fn completed(connection: &Handle) -> Result<(), ConnectionError> {
-    let look = |state: &mut super::connection::State| match &state.error {
+    let look = |state: &mut State| match &state.error {
         _ if state.is_connected() => Some(Ok(())),
         Some(error) => Some(Err(error.clone())),
         None => None,
     };
-    connection.handshake(look).await
+    connection.until(look).await
 }
 
 /// The end of a handshake; await [`completed`](Self::completed).

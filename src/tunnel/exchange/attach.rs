@@ -5,13 +5,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::quic::{RecvStream, SendStream};
 use bytes::Bytes;
 
 use super::preamble::Preamble;
 use super::state::{Attachment, State, wake};
 use super::{Exchange, lost};
 use crate::fault::{Fault, Side};
+use crate::quic::{RecvStream, SendStream};
 use crate::tunnel::code::ResetCode;
 use crate::tunnel::link::Link;
 use crate::tunnel::resume;

@@ -24,7 +24,6 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::quic::{RecvStream, SendStream};
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 
@@ -37,6 +36,7 @@ use super::link::Link;
 use super::peer::Peer;
 use crate::clock;
 use crate::fault::{Fault, Kind, Retry, Side, Stage};
+use crate::quic::{RecvStream, SendStream};
 
 pub use self::half::{Event, ExchangeReader, ExchangeWriter};
 

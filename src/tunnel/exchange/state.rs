@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use crate::quic::{RecvStream, SendStream, Stopped};
 use bytes::Bytes;
 use quinn::{StoppedError, VarInt};
 
@@ -19,6 +18,7 @@ use super::transfer::PIECES;
 use crate::clock;
 use crate::fault::Fault;
 use crate::observe::event::{Event as Told, What};
+use crate::quic::{RecvStream, SendStream, Stopped};
 use crate::tunnel::code::ResetCode;
 use crate::tunnel::link::Link;
 

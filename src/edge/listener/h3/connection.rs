@@ -5,13 +5,13 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::quic::{Connection, RecvStream, SendStream};
 use bytes::BufMut;
 
 use super::code::Code;
 use super::shared::Shared;
 use super::{Context, frame, request, settings, streams, varint};
 use crate::edge::listener::{Client, Serve};
+use crate::quic::{Connection, RecvStream, SendStream};
 
 /// The id of a first GOAWAY, which refuses nothing yet (RFC 9114 section 5.2).
 const GOAWAY_NOTHING: u64 = varint::MAX - 3;

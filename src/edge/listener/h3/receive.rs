@@ -5,12 +5,12 @@ use std::future::Future;
 use std::pin::pin;
 use std::task::{Context, Poll, ready};
 
-use crate::quic::RecvStream;
 use bytes::{Bytes, BytesMut};
 use quinn::ReadError;
 
 use super::code::{Code, Error};
 use super::frame::{Decoder, Event};
+use crate::quic::RecvStream;
 
 /// Packets taken from quinn at once: about 46 KiB. Many small pieces cost more further on than this copy.
 const CHUNKS_MAX: usize = 32;

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Instant;
 
-use crate::quic::{RecvStream, SendStream};
 use http::{Method, StatusCode};
 use tracing::trace;
 
@@ -22,6 +21,7 @@ use crate::clock;
 use crate::edge::listener::head::mark_early;
 use crate::edge::listener::{Request, RequestBody, Serve};
 use crate::fault::Kind;
+use crate::quic::{RecvStream, SendStream};
 
 /// Serves the request on one stream.
 pub async fn run<S: Serve>(shared: Arc<Shared>, active: Active, send: SendStream, receive: RecvStream, serve: S) {

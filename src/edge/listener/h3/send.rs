@@ -3,7 +3,6 @@
 
 use std::time::Duration;
 
-use crate::quic::SendStream;
 use bytes::{BufMut, Bytes, BytesMut};
 use quinn::WriteError;
 
@@ -11,6 +10,7 @@ use super::code::Code;
 use super::frame;
 use super::receive::End;
 use crate::fault::{Fault, Kind, Side, Stage};
+use crate::quic::SendStream;
 
 /// Pieces in the queue from which on nothing more is gathered.
 const PIECES_MAX: usize = 8;

@@ -7,7 +7,6 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use crate::quic::RecvStream;
 use bytes::{Buf, Bytes};
 use quinn::ReadError;
 
@@ -15,6 +14,7 @@ use super::code::{Code, Error};
 use super::control::Control;
 use super::shared::Shared;
 use super::varint;
+use crate::quic::RecvStream;
 
 const CONTROL: u64 = 0x00;
 const PUSH: u64 = 0x01;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use quinn::udp::{EcnCodepoint, Transmit};
 
 use super::super::connection::{Inner, State};
-use super::{Core, DATAGRAMS_MAX};
+use super::{Core, DATAGRAMS_MAX, queue};
 use crate::clock;
 
 /// Datagrams in a batch; the kernel takes 64 and 64 KiB.
@@ -21,8 +21,8 @@ const RETRY: Duration = Duration::from_millis(2);
 impl Core {
     /// Sends what the connection has to, in batches. Answers whether there may be more.
     pub(super) fn transmit(&mut self, connection: &Arc<Inner>, state: &mut State, now: Instant) -> bool {
-        let mut sent = 0;
-        while sent < DATAGRAMS_MAX {
+        let enough = self.sent + DATAGRAMS_MAX;
+        while self.sent < enough {
             if self.unsent.is_some() {
                 if !std::mem::replace(&mut state.stuck, true) {
                     self.stuck.push(Arc::clone(connection));
@@ -33,9 +33,7 @@ impl Core {
             let datagrams_max = self.datagrams_max(state.proto.current_mtu());
             match state.proto.poll_transmit(now, datagrams_max, &mut self.out) {
                 Some(transmit) => {
-                    let count = transmit.segment_size.map_or(1, |segment| transmit.size.div_ceil(segment.max(1)));
-                    sent += count;
-                    self.sent += count;
+                    self.sent += transmit.segment_size.map_or(1, |segment| transmit.size.div_ceil(segment.max(1)));
                     self.send(transmit);
                 }
                 None => return false,
@@ -80,9 +78,7 @@ impl Core {
         for connection in self.stuck.drain(..) {
             let state = &mut *connection.lock();
             state.stuck = false;
-            if !std::mem::replace(&mut state.queued, true) {
-                self.work.push_back(Arc::clone(&connection));
-            }
+            queue(&mut self.work, &connection, state);
         }
     }
 }

@@ -28,8 +28,8 @@ use super::endpoint::Shared;
 use super::inbox::Inbox;
 use crate::clock;
 
-/// Packets that a turn takes, about: one receive may bring more.
-const PACKETS_MAX: usize = 128;
+/// Packets that a turn takes, about: half a millisecond. One receive may bring more.
+const PACKETS_MAX: usize = 512;
 /// Datagrams that a connection sends in a turn, about: it ends with a whole batch.
 const DATAGRAMS_MAX: usize = 80;
 /// Datagrams that a turn sends, about: half a millisecond.
@@ -237,10 +237,10 @@ impl Core {
             );
             if let Poll::Ready(Ok(count)) = received {
                 let now = clock::now();
-                for (from, packet) in inbox.packets(count) {
+                inbox.packets(count, |from, packet| {
                     packets += 1;
-                    known += usize::from(self.handle_packet(now, &from, packet));
-                }
+                    known += usize::from(self.handle_packet(now, from, packet));
+                });
             }
             self.inbox = Some(inbox);
             match received {

@@ -16,7 +16,7 @@ use crate::tunnel::code::ResetCode;
 use crate::tunnel::control::Ack;
 
 /// Pieces taken from or given to a stream in one call.
-pub(super) const PIECES: usize = 32;
+pub(super) const PIECES: usize = 48;
 /// As long as there are no more: empty slots cost time too.
 pub(super) const PIECES_FEW: usize = 4;
 /// What an attachment could do.

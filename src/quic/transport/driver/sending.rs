@@ -12,7 +12,7 @@ use super::{Core, DATAGRAMS_MAX, queue};
 use crate::clock;
 
 /// Datagrams in a batch; the kernel takes 64 and 64 KiB.
-const SEGMENTS_MAX: usize = 40;
+const SEGMENTS_MAX: usize = 45;
 /// Bytes in a batch: a UDP payload.
 const BATCH_LEN: usize = 65_507;
 /// When a full socket is tried again that cannot tell when there is room.

@@ -6,7 +6,7 @@
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -22,8 +22,14 @@ use super::pool::Slot;
 /// its exchange has no credit: a thousand clients that do not read would make a gateway hold a thousand of both. One byte less
 /// than a power of two: a read that fills hyper's buffer makes it take a buffer of twice the size.
 const READ_MAX: usize = (16 << 10) - 1;
-/// Bytes taken at once of a long body whose reader has shown to take it.
-const READ_MAX_LONG: usize = (64 << 10) - 1;
+/// Bytes taken at once of a long body whose reader has shown to take it: what is read together is sent in full batches.
+const READ_MAX_LONG: usize = READ_BUFFER - 1;
+/// The same when [`LONG_MAX`] others are read so already.
+const READ_MAX_MANY: usize = (64 << 10) - 1;
+/// What hyper's buffer must be allowed to grow to, bytes.
+pub(super) const READ_BUFFER: usize = 256 << 10;
+/// Sockets of the process that are read so at a time: a reader that took much may stop, and then two reads are held.
+const LONG_MAX: usize = 64;
 /// Full reads in a row that show it: more than the credit that an exchange begins with, and what its connection adds.
 const FULL_READS: u32 = 32;
 
@@ -32,6 +38,26 @@ pub(super) enum Transport {
     Tcp(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
     Unix(UnixStream),
+}
+
+/// How many [`Long`] there are in the process.
+static LONG: AtomicUsize = AtomicUsize::new(0);
+
+/// The right to long reads, one of [`LONG_MAX`], until dropped.
+struct Long(&'static AtomicUsize);
+
+impl Long {
+    /// One of those that are counted in `taken`, if one is left.
+    fn take(taken: &'static AtomicUsize) -> Option<Self> {
+        let more = |taken| (taken < LONG_MAX).then_some(taken + 1);
+        taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok().then_some(Self(taken))
+    }
+}
+
+impl Drop for Long {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// What others may learn of, and do to, a socket that they do not hold.
@@ -50,12 +76,14 @@ pub(super) struct Socket {
     silent: bool,
     /// Full reads in a row.
     full: u32,
+    /// Held as long as reads may be long.
+    long: Option<Long>,
     _slot: Slot,
 }
 
 impl Socket {
     pub(super) fn new(transport: Transport, slot: Slot) -> Self {
-        Self { transport, signals: Arc::default(), silent: true, full: 0, _slot: slot }
+        Self { transport, signals: Arc::default(), silent: true, full: 0, long: None, _slot: slot }
     }
 
     pub(super) fn signals(&self) -> Arc<Signals> {
@@ -112,8 +140,12 @@ macro_rules! each {
 impl AsyncRead for Socket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let (max, before) = (if this.full < FULL_READS { READ_MAX } else { READ_MAX_LONG }, buf.filled().len());
-        let most = max as u64;
+        let before = buf.filled().len();
+        let most = match (&this.long, this.full) {
+            (Some(_), _) => READ_MAX_LONG,
+            (None, FULL_READS) => READ_MAX_MANY,
+            (None, _) => READ_MAX,
+        } as u64;
         let poll = match &mut this.transport {
             Transport::Tcp(stream) => pin!(stream.take(most)).poll_read(cx, buf),
             Transport::Unix(stream) => pin!(stream.take(most)).poll_read(cx, buf),
@@ -123,6 +155,7 @@ impl AsyncRead for Socket {
         if poll.is_ready() {
             let full = buf.filled().len() - before >= READ_MAX;
             this.full = if full { (this.full + 1).min(FULL_READS) } else { this.full / 2 };
+            this.long = if this.full == FULL_READS { this.long.take().or_else(|| Long::take(&LONG)) } else { None };
             if std::mem::take(&mut this.silent) {
                 this.signals.heard.notify_one();
             }
@@ -158,5 +191,21 @@ impl AsyncWrite for Socket {
             Transport::Tls(stream) => stream.is_write_vectored(),
             Transport::Unix(stream) => stream.is_write_vectored(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_sockets_than_there_are_places_are_read_in_long_pieces() {
+        static TAKEN: AtomicUsize = AtomicUsize::new(0);
+        let take = || Long::take(&TAKEN);
+        let mut places: Vec<Long> = std::iter::from_fn(take).take(2 * LONG_MAX).collect();
+        assert_eq!(places.len(), LONG_MAX);
+        places.pop();
+        let again = take();
+        assert!(again.is_some() && take().is_none());
     }
 }

@@ -14,7 +14,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::oneshot;
 
 use super::connect::connect_fault;
-use super::io::{Signals, Socket};
+use super::io::{READ_BUFFER, Signals, Socket};
 use super::lease::{Exclusive, Lease, Multiplexed, Peer};
 use super::outgoing::Outgoing;
 use super::pool::{Pool, Slot};
@@ -33,8 +33,6 @@ const FRAME_MAX: u32 = 64 << 10;
 const SEND_BUFFER: usize = 256 << 10;
 /// A connection with silent streams is checked this often, and given up when it does not answer for as long again.
 const PING_INTERVAL: Duration = Duration::from_secs(15);
-/// HTTP/1.1 read buffer: bounds the head.
-const READ_BUFFER_MIN: usize = 64 << 10;
 /// hyper keeps up to this many fields on the stack.
 const FIELDS_ON_STACK: usize = 100;
 
@@ -83,7 +81,7 @@ pub(super) async fn open(pool: &Arc<Pool>, slot: Slot, http1_only: bool) -> Resu
 async fn drive(pool: &Pool, socket: Socket, worker: usize) -> Result<Exclusive, Fault> {
     let limits = &pool.limits;
     let mut builder = http1::Builder::new();
-    builder.max_buf_size(limits.field_section_max.max(READ_BUFFER_MIN)).max_header_size(limits.field_section_max);
+    builder.max_buf_size(limits.field_section_max.max(READ_BUFFER)).max_header_size(limits.field_section_max);
     if limits.fields_max != FIELDS_ON_STACK {
         builder.max_headers(limits.fields_max);
     }

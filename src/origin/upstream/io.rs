@@ -50,7 +50,7 @@ impl Long {
     /// One of those that are counted in `taken`, if one is left.
     fn take(taken: &'static AtomicUsize) -> Option<Self> {
         let more = |taken| (taken < LONG_MAX).then_some(taken + 1);
-        taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok().then_some(Self(taken))
+        taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok().map(|_| Self(taken))
     }
 }
 
